@@ -1,0 +1,388 @@
+"""From audio to the lab's arrays: one clip with `extract`, a folder of music with `extract_folder`.
+
+The lab's extractor: librosa at 22 050 Hz mono, 128 mel bands (n_fft 2048, hop 512) in dB against the clip's own
+maximum, 12 chroma rows of a constant-Q transform at the same hop; beat-synced arrays are medians between beats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from .corpora import AFFECT, CLASS_MAPPING, FOLDERS, MARKER, CorpusError
+
+SAMPLE_RATE = 22050  # Hz
+N_FFT = 2048  # samples of a frame
+HOP_LENGTH = 512  # samples between frames: 23 ms
+N_MELS = 128
+N_CHROMA = 12
+AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".m4a")
+SPLITS = ("test", "train")
+
+
+class AudioError(ValueError):
+    """A clip cannot be used; the message names it, what is wrong and what to do."""
+
+
+def extract(source, sr: int | None = None, beats: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fused spectrogram of a clip, as the lab's extractor makes it.
+
+    source : path of an audio file, or samples (n,) or (channels, n): float in -1..1, or integer PCM
+    sr : rate of given samples in Hz (22 050 if None); a file knows its own
+    beats : also compute the beat-synced array (most of the time goes there)
+    Returns (140, T) float32, rows 0-127 mel in dB (-80..0) and 128-139 chroma (0..1), and the same as medians
+    between beats, (140, B), or None. Raises AudioError. Notebooks: 01, 02, 03.
+    """
+    if isinstance(source, (str, Path)):
+        return _extract(load_audio(source), str(source), beats)
+    return _extract(_to_mono(np.asarray(source), sr or SAMPLE_RATE), "the samples", beats)
+
+
+def _extract(y: np.ndarray, name: str, beats: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+    if not np.isfinite(y).all():
+        raise AudioError(f"{name}: NaN or infinite samples; export the audio again")
+    if len(y) < N_FFT:
+        raise AudioError(f"{name}: {len(y)} samples at 22050 Hz are less than a frame of {N_FFT}; give a longer clip")
+    power = librosa.feature.melspectrogram(y=y, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP_LENGTH, n_mels=N_MELS)
+    if power.max() <= 1e-10:  # the floor of power_to_db: all of it would come out as 0 dB, the loudest
+        raise AudioError(f"{name}: silent; leave it out, or use another part of the track")
+    chroma = librosa.feature.chroma_cqt(y=y, sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+    frames = min(power.shape[1], chroma.shape[1])
+    power, chroma = power[:, :frames], chroma[:, :frames]
+    full = _fuse(power, chroma)
+    if not beats:
+        return full, None
+    at = beat_frames(y)
+    return full, _fuse(beat_sync(power, at), beat_sync(chroma, at))
+
+
+def load_audio(path: str | Path, seconds: float | None = None) -> np.ndarray:
+    """Samples (n,) float32 at 22 050 Hz, mono; of a longer file only the middle `seconds`. Raises AudioError."""
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(f"{path}: no such file; check the name")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: empty file; copy it again")
+    try:
+        offset = max(0.0, (librosa.get_duration(path=path) - seconds) / 2) if seconds else 0.0
+        return librosa.load(path, sr=SAMPLE_RATE, mono=True, offset=offset, duration=seconds)[0]
+    except Exception as error:  # each decoder has errors of its own, and a damaged file can raise any of them
+        why = str(error) or type(error).__name__
+        raise AudioError(
+            f"{path}: not readable as audio ({why}); convert it to wav or flac (m4a needs ffmpeg)"
+        ) from error
+
+
+def _to_mono(samples: np.ndarray, sr: int) -> np.ndarray:
+    if samples.dtype.kind in "iu":
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        samples = samples / half - (samples.dtype.kind == "u")  # unsigned PCM is centred on its middle
+    y = librosa.to_mono(np.array(samples, dtype=np.float32))  # a copy: librosa may not take read-only arrays
+    if sr == SAMPLE_RATE or not np.isfinite(y).all():
+        return y
+    return librosa.resample(y, orig_sr=sr, target_sr=SAMPLE_RATE)
+
+
+def beat_frames(y: np.ndarray) -> np.ndarray:
+    """Frame numbers of the beats (B,), tracked on the percussive part of samples (n,) at 22 050 Hz."""
+    percussive = librosa.effects.percussive(y)
+    return librosa.beat.beat_track(y=percussive, sr=SAMPLE_RATE, hop_length=HOP_LENGTH)[1]
+
+
+def beat_sync(S: np.ndarray, beats: np.ndarray) -> np.ndarray:
+    """Median of a spectrogram between beats.
+
+    S : (n_bins, T) power (not dB) or chroma; beats : frame numbers, ascending
+    Returns (n_bins, len(beats) + 1): what lies before the first beat and after the last counts too, where there is any.
+    After McFee & Ellis 2014, sec. 2. Notebook: 02.
+    """
+    edges = librosa.util.fix_frames(beats, x_min=0, x_max=S.shape[1])
+    return librosa.util.sync(S, edges, aggregate=np.median, pad=False)
+
+
+def _fuse(power: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+    return np.vstack([librosa.power_to_db(power, ref=np.max), chroma]).astype(np.float32)
+
+
+def split_mel_chroma(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(140, T) fused -> (128, T) mel in dB, (12, T) chroma; views, not copies."""
+    return S[:N_MELS], S[N_MELS:]
+
+
+# --- a folder of music becomes a corpus -----------------------------------------------------------------------------
+
+
+@dataclass
+class Summary:
+    """What `extract_folder` did: clips extracted, clips found done already, and (file, reason) of those left out."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counts = f"{self.done} clips extracted, {self.skipped} were there already, {len(self.failed)} left out"
+        return "\n".join([counts] + [f"  left out: {reason}" for _, reason in self.failed])
+
+
+def extract_folder(
+    audio: str | Path,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    jobs: int = -1,
+    dask: str | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    seconds: float | None = 30,
+    progress: bool = True,
+) -> Summary:
+    """Turn a folder of music into a corpus in the lab's layout.
+
+    audio : folder with one subfolder a genre (mp3, wav, flac, ogg, m4a)
+    labels : or a csv/tsv with column path (relative to `audio`) and genre and/or valence, energy, danceability (0-1);
+        optional columns group (clips of one track, kept on one side of the split) and split (train or test)
+    jobs : processes, -1 = one a core; dask : address of a running cluster (tcp://…) that sees the same folders
+    seconds : of longer files, the middle that is used; None = all of it
+    A second call does what is missing or whose source changed. Returns a Summary. Raises CorpusError.
+    """
+    audio, out = Path(audio).expanduser().resolve(), Path(out).expanduser().resolve()
+    manifest = out / "extracted.jsonl"
+    if (out / MARKER).exists() and not manifest.exists():
+        raise CorpusError(f"{out}: holds a corpus that was not extracted here; choose another folder")
+    table = _plan(_read_labels(Path(labels), audio) if labels else _scan(audio), audio, test_fraction, seed)
+    before = _read_manifest(manifest)
+    stamps = {row.id: _stamp(row.source, seconds) for row in table.itertuples()}
+    paths = {row.id: clip_paths(out, row) for row in table.itertuples()}
+    kept = {i for i in stamps if before.get(i) == stamps[i] and all(path.is_file() for path, _ in paths[i])}
+    todo = [(row.id, row.source, seconds, paths[row.id]) for row in table.itertuples() if row.id not in kept]
+    done, summary = set(), Summary(skipped=len(kept))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with open(manifest, "a", encoding="utf-8") as log:
+            for (clip, source, *_), reason in in_processes(_work, todo, jobs, dask, progress):
+                if reason:
+                    summary.failed.append((source, reason))
+                else:
+                    done.add(clip)
+                    log.write(json.dumps([clip, stamps[clip]]) + "\n")
+                    log.flush()
+        summary.done, summary.failed = len(done), sorted(summary.failed)
+        table = table[table["id"].isin(kept | done)]
+        if table.empty:
+            raise CorpusError(f"{audio}: none of {len(todo)} files could be used; the first: {summary.failed[0][1]}")
+        _sweep(out, {path for clip in table["id"] for path, _ in paths[clip]}, set(before) | set(stamps))
+        write_labels(out, table)
+        write_text(manifest, "".join(json.dumps([i, stamps[i]]) + "\n" for i in sorted(table["id"])))
+    except OSError as error:
+        raise CorpusError(
+            f"{out}: cannot be written ({error}); make room or name another folder, then repeat"
+        ) from error
+    return summary
+
+
+def _scan(audio: Path) -> pd.DataFrame:
+    files = [path for path in sorted(audio.glob("*/**/*")) if path.suffix.lower() in AUDIO_SUFFIXES]
+    rows = [(str(path), path.relative_to(audio).parts[0]) for path in files if not path.name.startswith(".")]
+    if not rows:
+        kinds = ", ".join(suffix[1:] for suffix in AUDIO_SUFFIXES)
+        raise CorpusError(f"{audio}: no audio; one subfolder a genre with {kinds} files is needed, or a labels file")
+    return pd.DataFrame(rows, columns=["source", "genre"])
+
+
+def _read_labels(labels: Path, audio: Path) -> pd.DataFrame:
+    """Columns source, and what the file gives of genre, AFFECT, group, split; empty fields are NaN."""
+    try:
+        separator = "\t" if labels.suffix.lower() in (".tsv", ".txt") else ","
+        table = pd.read_csv(labels, sep=separator, dtype=str, encoding="utf-8-sig", skip_blank_lines=False)
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{labels}: cannot be read ({error}); a csv or tsv with a header is needed") from error
+    table.columns = table.columns.str.strip().str.lower()
+    wanted = [name for name in ("path", "genre", *AFFECT, "group", "split") if name in table]
+    affect = set(AFFECT) <= set(table)
+    if "path" not in table or not (affect or "genre" in table):
+        raise CorpusError(f"{labels}, line 1: columns path and genre, or path and {', '.join(AFFECT)}, are needed")
+    table = table[wanted].apply(lambda column: column.str.strip()).replace("", np.nan).dropna(how="all")
+    values = table[list(AFFECT)].apply(pd.to_numeric, errors="coerce") if affect else pd.DataFrame(index=table.index)
+    given = table[list(AFFECT)].notna().any(axis=1) if affect else pd.Series(False, table.index)
+    checks = {
+        "no path; fill it in": table["path"].isna(),
+        "a file listed twice; remove one of the lines": table["path"].duplicated(),
+        f"{', '.join(AFFECT)} must all be numbers from 0 to 1": given & ~values.ge(0).mul(values.le(1)).all(axis=1),
+        "neither a genre nor affect; fill one in": ~given & (table["genre"].isna() if "genre" in table else True),
+        "split must be train or test, on every line or none": ~table["split"].isin(["train", "test"])
+        if "split" in table and table["split"].notna().any()
+        else pd.Series(False, table.index),
+    }
+    for problem, wrong in checks.items():
+        if wrong.any():
+            raise CorpusError(f"{labels}, line {wrong.idxmax() + 2}: {problem}")
+    table[values.columns] = values
+    table["source"] = [str((audio / path).resolve()) for path in table["path"]]
+    return table.drop(columns="path")
+
+
+def _plan(table: pd.DataFrame, audio: Path, test_fraction: float, seed: int) -> pd.DataFrame:
+    """Add id (safe, unique) and split: a share of each genre's groups, by hash, so that adding files moves few."""
+    table = table.reset_index(drop=True)
+    relative = [os.path.relpath(source, audio) for source in table["source"]]
+    ids = pd.Series([safe_id(Path(source).stem) for source in table["source"]])
+    clash = ids.str.casefold().duplicated(keep=False)
+    table["id"] = ids.where(~clash, ids + "-" + pd.Series([_hash(path) for path in relative]).str[:8])
+    if "split" in table and table["split"].notna().all():
+        return table
+    table["split"] = "train"
+    groups = table.get("group", table["id"]).fillna(table["id"])
+    stratum = table.get("genre", pd.Series(np.nan, table.index)).fillna("").groupby(groups).first()
+    order = pd.Series({group: _hash(f"{seed}/{group}") for group in stratum.index})
+    rank, size = order.groupby(stratum).rank(), stratum.groupby(stratum).transform("size")
+    test = rank <= (size * test_fraction).round()
+    table.loc[groups.map(test), "split"] = "test"
+    return table
+
+
+def safe_id(stem: str) -> str:
+    """A file's stem as a clip id: letters, digits, _ and - only, beginning with an ASCII letter or digit."""
+    text = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", stem)).strip("-")[:80]
+    return text if re.match(r"[A-Za-z0-9]", text) else f"clip-{text or 'x'}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha1(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _stamp(source: str, seconds: float | None) -> list:
+    """What must not have changed for an array to still be good."""
+    stat = os.stat(source) if os.path.exists(source) else None
+    return [source, stat and stat.st_size, stat and stat.st_mtime_ns, seconds]
+
+
+def _read_manifest(path: Path) -> dict[str, list]:
+    stamps = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            stamps.update([json.loads(line)])
+        except ValueError:  # a kill may cut the last line short: that clip is done again
+            continue
+    return stamps
+
+
+def clip_paths(out: Path, row) -> list[tuple[Path, bool]]:
+    """Where the arrays of a row (id, split, genre and/or valence) go: (path, whether beat-synced)."""
+    columns = {"genre": "genre", "affect": "valence"}
+    folders = [
+        (out / name, beat) for (task, beat), name in FOLDERS.items() if pd.notna(getattr(row, columns[task], None))
+    ]
+    return [(folder / row.split / f"{row.id}.fused.full.npy", beat) for folder, beat in folders]
+
+
+def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = None, progress: bool = True):
+    """Yield (job, work(*job)) as jobs get done, on processes of one thread each or on a Dask cluster (its address)."""
+    with ExitStack() as stack:
+        if dask:
+            from dask.distributed import Client
+
+            stack.enter_context(Client(dask, timeout=10))
+        stack.enter_context(parallel_config(backend="dask" if dask else "loky"))
+        pool = Parallel(n_jobs=-1 if dask else jobs, batch_size=1, return_as="generator_unordered")
+        results = pool(delayed(_one_thread)(work, job) for job in todo)
+        try:
+            yield from tqdm(results, "clips", len(todo), disable=not (progress and todo), unit="clip")
+        except TerminatedWorkerError as error:
+            why = "a process died, for want of memory or on a damaged file"
+            raise CorpusError(f"{why}; start again with jobs=1 to see which file, or with fewer jobs") from error
+
+
+def _one_thread(work, job: tuple) -> tuple:
+    # More threads gain nothing beside the other processes, and their number would change the last bits of a result.
+    with threadpool_limits(1):
+        return job, work(*job)
+
+
+def _work(clip: str, source: str, seconds: float | None, paths: list[tuple[Path, bool]]) -> str | None:
+    """Extract one file and write its arrays; returns why not, or None."""
+    try:
+        arrays = _extract(load_audio(source, seconds), source)
+    except AudioError as error:
+        return str(error)
+    except Exception as error:  # whatever one file does, the others go on
+        return f"{source}: {type(error).__name__}: {error}; leave it out"
+    for path, beat in paths:
+        save_array(path, arrays[beat])
+    return None
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an `.npy` beside its place and move it there: a killed run leaves no half file under a clip's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name.split(".")[0] + ".part")
+    with open(part, "wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+    os.replace(part, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place and move it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(part, path)
+
+
+def _sweep(out: Path, wanted: set[Path], ours: Iterable[str]) -> None:
+    """Remove arrays of earlier calls that this one does not list: moved to the other split, or gone from the source."""
+    for path in [
+        out / folder / split / f"{i}.fused.full.npy" for folder in FOLDERS.values() for split in SPLITS for i in ours
+    ]:
+        if path not in wanted:
+            path.unlink(missing_ok=True)
+
+
+def write_labels(out: Path, table: pd.DataFrame, answers: str = FOLDERS["affect", False] + "/test_labels.txt") -> None:
+    """Write the lab's label files for a table of clips, and what goes with them.
+
+    table : columns id, split, source, and of genre, valence, energy, danceability, group those there are
+    answers : where the affect labels of the test split go, relative to `out`
+    """
+
+    def write(name: str, columns: dict, separator: str = "\t") -> None:
+        text = pd.DataFrame(columns).to_csv(sep=separator, index=False, float_format="%.3f", lineterminator="\n")
+        write_text(out / name, text)
+
+    table = table.reindex(columns=["id", "split", "source", "genre", *AFFECT, "group"]).rename(columns={"id": "Id"})
+    genres = sorted(table["genre"].dropna().unique())
+    if not set(genres) <= set(CLASS_MAPPING):
+        mapping = {genre: genre for genre in genres}
+        write_text(out / "class_mapping.json", json.dumps(mapping, indent=1, ensure_ascii=False))
+    sources = [Path(source) for source in table["source"]]
+    listed = [str(path.relative_to(out) if path.is_relative_to(out) else path) for path in sources]
+    write("audio.tsv", {"Id": table["Id"], "Path": listed})
+    for (task, _), folder in reversed(FOLDERS.items()):  # the marker file comes last: only then is this a corpus
+        rows = table[table["genre" if task == "genre" else "valence"].notna()]
+        grouped = rows[rows["group"].notna()]
+        if len(grouped):
+            write(f"{folder}/groups.txt", {"Id": grouped["Id"], "Group": grouped["group"]})
+        for split in SPLITS:
+            part, name = rows[rows["split"] == split], f"{folder}/{split}_labels.txt"
+            if task == "genre":
+                write(name, {"Id": part["Id"] + ".fused.full.npy.gz", "Genre": part["genre"]})
+            elif split == "train" and len(part):
+                write(name, part[["Id", *AFFECT]], ",")
+    kept = table[table["valence"].notna() & (table["split"] == "test")]
+    if len(kept):
+        write(answers, kept[["Id", *AFFECT]], ",")
