@@ -7,18 +7,20 @@ maximum, 12 chroma rows of a constant-Q transform at the same hop; beat-synced a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import librosa
 import numpy as np
 import pandas as pd
+import soundfile
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
@@ -33,6 +35,7 @@ N_MELS = 128
 N_CHROMA = 12
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".m4a")
 SPLITS = ("test", "train")
+COLUMNS = ["source", "genre", *AFFECT, "group", "split"]  # of a table of clips
 
 
 class AudioError(ValueError):
@@ -79,8 +82,12 @@ def load_audio(path: str | Path, seconds: float | None = None) -> np.ndarray:
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: empty file; copy it again")
     try:
-        offset = max(0.0, (librosa.get_duration(path=path) - seconds) / 2) if seconds else 0.0
+        # libsndfile reads all but m4a, and says more of a bad file than librosa's fallback.
+        whole = librosa.get_duration(path=path) if path.suffix.lower() == ".m4a" else soundfile.info(path).duration
+        offset = max(0.0, (whole - seconds) / 2) if seconds else 0.0
         return librosa.load(path, sr=SAMPLE_RATE, mono=True, offset=offset, duration=seconds)[0]
+    except librosa.ParameterError as error:  # of its check of the samples
+        raise AudioError(f"{path}: NaN or infinite samples ({error}); export the audio again") from error
     except Exception as error:  # each decoder has errors of its own, and a damaged file can raise any of them
         why = str(error) or type(error).__name__
         raise AudioError(
@@ -131,9 +138,9 @@ def split_mel_chroma(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Summary:
     """What `extract_folder` did: clips extracted, clips found done already, and (file, reason) of those left out."""
 
-    done: int = 0
-    skipped: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    done: int
+    skipped: int
+    failed: list[tuple[str, str]]
 
     def __str__(self) -> str:
         counts = f"{self.done} clips extracted, {self.skipped} were there already, {len(self.failed)} left out"
@@ -171,29 +178,26 @@ def extract_folder(
     paths = {row.id: clip_paths(out, row) for row in table.itertuples()}
     kept = {i for i in stamps if before.get(i) == stamps[i] and all(path.is_file() for path, _ in paths[i])}
     todo = [(row.id, row.source, seconds, paths[row.id]) for row in table.itertuples() if row.id not in kept]
-    done, summary = set(), Summary(skipped=len(kept))
     try:
         out.mkdir(parents=True, exist_ok=True)
+        done, failed = set(), []
         with open(manifest, "a", encoding="utf-8") as log:
             for (clip, source, *_), reason in in_processes(_work, todo, jobs, dask, progress):
                 if reason:
-                    summary.failed.append((source, reason))
+                    failed.append((source, reason))
                 else:
                     done.add(clip)
-                    log.write(json.dumps([clip, stamps[clip]]) + "\n")
-                    log.flush()
-        summary.done, summary.failed = len(done), sorted(summary.failed)
+                    print(json.dumps([clip, stamps[clip]]), file=log, flush=True)
         table = table[table["id"].isin(kept | done)]
         if table.empty:
-            raise CorpusError(f"{audio}: none of {len(todo)} files could be used; the first: {summary.failed[0][1]}")
-        _sweep(out, {path for clip in table["id"] for path, _ in paths[clip]}, set(before) | set(stamps))
+            raise CorpusError(f"{audio}: none of {len(todo)} files could be used; the first: {failed[0][1]}")
+        _sweep(out, {path for clip in table["id"] for path, _ in paths[clip]}, {*before, *stamps})
         write_labels(out, table)
         write_text(manifest, "".join(json.dumps([i, stamps[i]]) + "\n" for i in sorted(table["id"])))
     except OSError as error:
-        raise CorpusError(
-            f"{out}: cannot be written ({error}); make room or name another folder, then repeat"
-        ) from error
-    return summary
+        why = f"cannot be written ({error}); make room or name another folder, then repeat: what is done is kept"
+        raise CorpusError(f"{out}: {why}") from error
+    return Summary(len(done), len(kept), sorted(failed))
 
 
 def _scan(audio: Path) -> pd.DataFrame:
@@ -206,53 +210,50 @@ def _scan(audio: Path) -> pd.DataFrame:
 
 
 def _read_labels(labels: Path, audio: Path) -> pd.DataFrame:
-    """Columns source, and what the file gives of genre, AFFECT, group, split; empty fields are NaN."""
+    """Columns source, genre, AFFECT, group, split; what the file leaves out is NaN."""
     try:
         separator = "\t" if labels.suffix.lower() in (".tsv", ".txt") else ","
-        table = pd.read_csv(labels, sep=separator, dtype=str, encoding="utf-8-sig", skip_blank_lines=False)
+        options = {"encoding": "utf-8-sig", "skip_blank_lines": False, "skipinitialspace": True}
+        table = pd.read_csv(labels, sep=separator, dtype=str, keep_default_na=False, na_values=[""], **options)
     except (OSError, ValueError) as error:
         raise CorpusError(f"{labels}: cannot be read ({error}); a csv or tsv with a header is needed") from error
     table.columns = table.columns.str.strip().str.lower()
-    wanted = [name for name in ("path", "genre", *AFFECT, "group", "split") if name in table]
-    affect = set(AFFECT) <= set(table)
-    if "path" not in table or not (affect or "genre" in table):
+    if "path" not in table or not {"genre", *AFFECT} & set(table):
         raise CorpusError(f"{labels}, line 1: columns path and genre, or path and {', '.join(AFFECT)}, are needed")
-    table = table[wanted].apply(lambda column: column.str.strip()).replace("", np.nan).dropna(how="all")
-    values = table[list(AFFECT)].apply(pd.to_numeric, errors="coerce") if affect else pd.DataFrame(index=table.index)
-    given = table[list(AFFECT)].notna().any(axis=1) if affect else pd.Series(False, table.index)
+    table = table.dropna(how="all").reindex(columns=["path", *COLUMNS[1:]])
+    values = table[list(AFFECT)].apply(pd.to_numeric, errors="coerce")
+    given = table[list(AFFECT)].notna().any(axis=1)
     checks = {
         "no path; fill it in": table["path"].isna(),
         "a file listed twice; remove one of the lines": table["path"].duplicated(),
-        f"{', '.join(AFFECT)} must all be numbers from 0 to 1": given & ~values.ge(0).mul(values.le(1)).all(axis=1),
-        "neither a genre nor affect; fill one in": ~given & (table["genre"].isna() if "genre" in table else True),
-        "split must be train or test, on every line or none": ~table["split"].isin(["train", "test"])
-        if "split" in table and table["split"].notna().any()
-        else pd.Series(False, table.index),
+        f"{', '.join(AFFECT)} must all be numbers from 0 to 1": given & ~(values.ge(0) & values.le(1)).all(axis=1),
+        "neither a genre nor affect; fill one in": table["genre"].isna() & ~given,
+        "split must be train or test, on every line or none": ~table["split"].isin(SPLITS) & table["split"].any(),
     }
     for problem, wrong in checks.items():
         if wrong.any():
             raise CorpusError(f"{labels}, line {wrong.idxmax() + 2}: {problem}")
-    table[values.columns] = values
+    if table.empty:
+        raise CorpusError(f"{labels}: no lines below the header; list the audio files there")
+    table[list(AFFECT)] = values
     table["source"] = [str((audio / path).resolve()) for path in table["path"]]
-    return table.drop(columns="path")
+    return table
 
 
 def _plan(table: pd.DataFrame, audio: Path, test_fraction: float, seed: int) -> pd.DataFrame:
     """Add id (safe, unique) and split: a share of each genre's groups, by hash, so that adding files moves few."""
-    table = table.reset_index(drop=True)
+    table = table.reindex(columns=COLUMNS).astype({"genre": object, "group": object}).reset_index(drop=True)
     relative = [os.path.relpath(source, audio) for source in table["source"]]
     ids = pd.Series([safe_id(Path(source).stem) for source in table["source"]])
     clash = ids.str.casefold().duplicated(keep=False)
     table["id"] = ids.where(~clash, ids + "-" + pd.Series([_hash(path) for path in relative]).str[:8])
-    if "split" in table and table["split"].notna().all():
-        return table
-    table["split"] = "train"
-    groups = table.get("group", table["id"]).fillna(table["id"])
-    stratum = table.get("genre", pd.Series(np.nan, table.index)).fillna("").groupby(groups).first()
-    order = pd.Series({group: _hash(f"{seed}/{group}") for group in stratum.index})
-    rank, size = order.groupby(stratum).rank(), stratum.groupby(stratum).transform("size")
-    test = rank <= (size * test_fraction).round()
-    table.loc[groups.map(test), "split"] = "test"
+    if table["split"].isna().all():
+        groups = table["group"].fillna(table["id"])
+        stratum = table["genre"].fillna("").groupby(groups).first()
+        order = pd.Series({group: _hash(f"{seed}/{group}") for group in stratum.index})
+        rank, size = order.groupby(stratum).rank(), stratum.groupby(stratum).transform("size")
+        test = groups.map(rank <= (size * test_fraction).round())
+        table["split"] = np.where(test, "test", "train")
     return table
 
 
@@ -295,9 +296,7 @@ def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = Non
     """Yield (job, work(*job)) as jobs get done, on processes of one thread each or on a Dask cluster (its address)."""
     with ExitStack() as stack:
         if dask:
-            from dask.distributed import Client
-
-            stack.enter_context(Client(dask, timeout=10))
+            stack.enter_context(_dask_client(dask))
         stack.enter_context(parallel_config(backend="dask" if dask else "loky"))
         pool = Parallel(n_jobs=-1 if dask else jobs, batch_size=1, return_as="generator_unordered")
         results = pool(delayed(_one_thread)(work, job) for job in todo)
@@ -306,6 +305,19 @@ def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = Non
         except TerminatedWorkerError as error:
             why = "a process died, for want of memory or on a damaged file"
             raise CorpusError(f"{why}; start again with jobs=1 to see which file, or with fewer jobs") from error
+
+
+def _dask_client(address: str):
+    try:
+        from dask.distributed import Client
+
+        return Client(address, timeout=10)
+    except ImportError as error:
+        raise CorpusError("dask is not installed: pip install 'labhelpers[dask]'") from error
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"{address}: no Dask scheduler answers ({error}); start one, or extract without dask"
+        ) from error
 
 
 def _one_thread(work, job: tuple) -> tuple:
@@ -346,9 +358,8 @@ def write_text(path: Path, text: str) -> None:
 
 def _sweep(out: Path, wanted: set[Path], ours: Iterable[str]) -> None:
     """Remove arrays of earlier calls that this one does not list: moved to the other split, or gone from the source."""
-    for path in [
-        out / folder / split / f"{i}.fused.full.npy" for folder in FOLDERS.values() for split in SPLITS for i in ours
-    ]:
+    for folder, split, clip in itertools.product(FOLDERS.values(), SPLITS, ours):
+        path = out / folder / split / f"{clip}.fused.full.npy"
         if path not in wanted:
             path.unlink(missing_ok=True)
 
@@ -364,7 +375,7 @@ def write_labels(out: Path, table: pd.DataFrame, answers: str = FOLDERS["affect"
         text = pd.DataFrame(columns).to_csv(sep=separator, index=False, float_format="%.3f", lineterminator="\n")
         write_text(out / name, text)
 
-    table = table.reindex(columns=["id", "split", "source", "genre", *AFFECT, "group"]).rename(columns={"id": "Id"})
+    table = table.reindex(columns=["id", *COLUMNS]).rename(columns={"id": "Id"})
     genres = sorted(table["genre"].dropna().unique())
     if not set(genres) <= set(CLASS_MAPPING):
         mapping = {genre: genre for genre in genres}
