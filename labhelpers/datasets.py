@@ -323,6 +323,10 @@ def held_out_split(ds: SpectrogramDataset, seed: int = 0):
 
 def k_folds(ds: SpectrogramDataset, k: int, seed: int = 0):
     """Yield k pairs of positions (train, test), stratified, by group where clips share one. Raises CorpusError."""
+    n_tracks = len(set(ds.groups))
+    few = f"{len(ds)} clips of {n_tracks} tracks are too few to split in {k} parts by class; add clips"
+    if n_tracks < 2 * k:
+        raise CorpusError(few)
     strata = _strata(ds)
     for stratum in np.unique(strata):
         tracks = {ds.groups[i] for i in np.flatnonzero(strata == stratum)}
@@ -332,12 +336,11 @@ def k_folds(ds: SpectrogramDataset, k: int, seed: int = 0):
                 f"{name} has clips of a single track ({tracks.pop()}) among {len(ds)} clips: "
                 "it cannot stand on both sides of a split; add clips or drop it"
             )
-    n_tracks = len(set(ds.groups))
-    if n_tracks < 2 * k or np.bincount(strata).max() < k:
-        raise CorpusError(f"{len(ds)} clips of {n_tracks} tracks are too few to split in {k} parts by class; add clips")
+    if np.bincount(strata).max() < k:
+        raise CorpusError(few)
     kind = StratifiedGroupKFold if n_tracks < len(ds) else StratifiedKFold
     with warnings.catch_warnings():  # classes below k clips are fine: they miss some folds
-        warnings.filterwarnings("ignore", message=".*least populated class.*")
+        warnings.filterwarnings("ignore", message=".*least populated class.*|.*groups parameter is ignored.*")
         yield from list(kind(k, shuffle=True, random_state=seed).split(np.arange(len(ds)), strata, ds.groups))
 
 
@@ -352,9 +355,10 @@ def batches(ds: SpectrogramDataset, batch_size: int = 32, *, shuffle=False, gene
 
     shuffle : a new order each time, drawn from `generator` (a CPU torch.Generator); clips of like length share a
         batch, so that short beat-synced clips are not padded to the longest of all
-    crop : a random window of that many frames of each clip instead of all of it
+    crop : a random window of that many frames of each clip instead of all of it (never wider than the longest clip)
     """
     lengths = ds.lengths.cpu()
+    crop = crop and min(crop, int(lengths.max()))
     if shuffle:
         order = torch.randperm(len(ds), generator=generator)
         chunks = list(order.split(batch_size) if crop else _bucketed(order, lengths, batch_size))

@@ -126,7 +126,8 @@ def classification(y, proba, classes: list[str], *, groups=None, seed: int = 0) 
     y : (N,) codes; proba : (N, n_classes) probabilities or scores; classes : names in the order of the codes;
     groups : as for `bootstrap`
     Returns accuracy and macro_f1 (Estimates), report (DataFrame: precision, recall, F1, clips of each class, then the
-    macro average over the classes present in `y` and the micro average), confusion (n_classes, n_classes; rows true), pred (N,).
+    macro average over the classes present in `y` and the micro average), confusion (n_classes, n_classes; rows true),
+    pred (N,).
     """
     y, pred = np.asarray(y), np.asarray(proba).argmax(1)
     codes = np.arange(len(classes))
@@ -195,3 +196,18 @@ def majority_baseline(train: SpectrogramDataset, test: SpectrogramDataset) -> np
     if train.task == "genre":
         return np.eye(len(train.classes))[np.full(len(test), np.bincount(y).argmax())]
     return np.tile(y.mean(0), (len(test), 1))
+
+
+def over_seeds(y, runs: dict[str, list[np.ndarray]], axes) -> pd.DataFrame:
+    """One row a model: Spearman's rho of each axis and their mean, averaged over seeds, and the deviation of that mean.
+
+    y : (N, k); runs : model -> one (N, k) prediction a seed. The last column is the mean rho of the seeds' averaged prediction.
+    """
+    table = {}
+    for name, predictions in runs.items():
+        each = np.array([[rho(y[:, i], p[:, i]) for i in range(len(axes))] for p in predictions])  # (seeds, k)
+        table[name] = dict(zip(axes, each.mean(0), strict=True)) | {
+            "mean": each.mean(), "± over seeds": each.mean(1).std(ddof=1) if len(each) > 1 else np.nan,
+            "seeds": len(each), "seeds averaged": mean_rho(y, np.mean(predictions, axis=0)),
+        }  # fmt: skip
+    return pd.DataFrame(table).T.astype({"seeds": int})

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ N_MELS = 128
 N_CHROMA = 12
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".m4a")
 SPLITS = ("test", "train")
+MANIFEST = "extracted.jsonl"  # [id, [source, size, modification time, seconds]] of each clip that is done
 COLUMNS = ["source", "genre", *AFFECT, "group", "split"]  # of a table of clips
 
 
@@ -169,40 +169,49 @@ def extract_folder(
     A second call does what is missing or whose source changed. Returns a Summary. Raises CorpusError.
     """
     audio, out = Path(audio).expanduser().resolve(), Path(out).expanduser().resolve()
-    manifest = out / "extracted.jsonl"
-    if (out / MARKER).exists() and not manifest.exists():
+    if (out / MARKER).exists() and not (out / MANIFEST).exists():
         raise CorpusError(f"{out}: holds a corpus that was not extracted here; choose another folder")
     table = _plan(_read_labels(Path(labels), audio) if labels else _scan(audio), audio, test_fraction, seed)
-    before = _read_manifest(manifest)
-    stamps = {row.id: _stamp(row.source, seconds) for row in table.itertuples()}
-    paths = {row.id: clip_paths(out, row) for row in table.itertuples()}
-    kept = {i for i in stamps if before.get(i) == stamps[i] and all(path.is_file() for path, _ in paths[i])}
-    todo = [(row.id, row.source, seconds, paths[row.id]) for row in table.itertuples() if row.id not in kept]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        done, failed = set(), []
-        with open(manifest, "a", encoding="utf-8") as log:
-            for (clip, source, *_), reason in in_processes(_work, todo, jobs, dask, progress):
-                if reason:
-                    failed.append((source, reason))
-                else:
-                    done.add(clip)
-                    print(json.dumps([clip, stamps[clip]]), file=log, flush=True)
-        table = table[table["id"].isin(kept | done)]
-        if table.empty:
-            raise CorpusError(f"{audio}: none of {len(todo)} files could be used; the first: {failed[0][1]}")
-        _sweep(out, {path for clip in table["id"] for path, _ in paths[clip]}, {*before, *stamps})
-        write_labels(out, table)
-        write_text(manifest, "".join(json.dumps([i, stamps[i]]) + "\n" for i in sorted(table["id"])))
+        return _bring_up_to_date(out, table, seconds, jobs=jobs, dask=dask, progress=progress)
     except OSError as error:
         why = f"cannot be written ({error}); make room or name another folder, then repeat: what is done is kept"
         raise CorpusError(f"{out}: {why}") from error
+
+
+def _bring_up_to_date(out: Path, table: pd.DataFrame, seconds: float | None, **how) -> Summary:
+    out.mkdir(parents=True, exist_ok=True)
+    rows = list(table.itertuples())
+    before, stamps = _read_manifest(out / MANIFEST), {row.id: _stamp(row.source, seconds) for row in rows}
+    paths = {row.id: clip_paths(out, row) for row in rows}
+    kept = {i for i in stamps if before.get(i) == stamps[i] and all(path.is_file() for path, _ in paths[i])}
+    todo = [(row.id, row.source, seconds, paths[row.id]) for row in rows if row.id not in kept]
+    done, failed = set(), []
+    with open(out / MANIFEST, "a", encoding="utf-8") as log:
+        log.write("\n")  # after a kill the last line may be cut
+        for (clip, source, *_), reason in in_processes(_work, todo, **how):
+            if reason:
+                failed.append((source, reason))
+            else:
+                done.add(clip)
+                print(json.dumps([clip, stamps[clip]]), file=log, flush=True)
+    table = table[table["id"].isin(kept | done)]
+    if table.empty:
+        raise CorpusError(f"{out}: no corpus, for none of {len(todo)} files could be used; the first: {failed[0][1]}")
+    wanted = {path for clip in table["id"] for path, _ in paths[clip]}
+    # Arrays of earlier calls that this one does not list: moved to the other split, or gone from the source.
+    for folder, split, clip in itertools.product(FOLDERS.values(), SPLITS, {*before, *stamps}):
+        path = out / folder / split / f"{clip}.fused.full.npy"
+        if path not in wanted:
+            path.unlink(missing_ok=True)
+    write_labels(out, table)
+    write_text(out / MANIFEST, "".join(json.dumps([i, stamps[i]]) + "\n" for i in sorted(table["id"])))
     return Summary(len(done), len(kept), sorted(failed))
 
 
 def _scan(audio: Path) -> pd.DataFrame:
-    files = [path for path in sorted(audio.glob("*/**/*")) if path.suffix.lower() in AUDIO_SUFFIXES]
-    rows = [(str(path), path.relative_to(audio).parts[0]) for path in files if not path.name.startswith(".")]
+    files = [path for path in sorted(audio.glob("*/**/[!.]*")) if path.suffix.lower() in AUDIO_SUFFIXES]
+    rows = [(str(path), path.relative_to(audio).parts[0]) for path in files if path.is_file()]
     if not rows:
         kinds = ", ".join(suffix[1:] for suffix in AUDIO_SUFFIXES)
         raise CorpusError(f"{audio}: no audio; one subfolder a genre with {kinds} files is needed, or a labels file")
@@ -213,8 +222,8 @@ def _read_labels(labels: Path, audio: Path) -> pd.DataFrame:
     """Columns source, genre, AFFECT, group, split; what the file leaves out is NaN."""
     try:
         separator = "\t" if labels.suffix.lower() in (".tsv", ".txt") else ","
-        options = {"encoding": "utf-8-sig", "skip_blank_lines": False, "skipinitialspace": True}
-        table = pd.read_csv(labels, sep=separator, dtype=str, keep_default_na=False, na_values=[""], **options)
+        options = {"skip_blank_lines": False, "skipinitialspace": True, "keep_default_na": False, "na_values": [""]}
+        table = pd.read_csv(labels, sep=separator, dtype=str, encoding="utf-8-sig", **options)
     except (OSError, ValueError) as error:
         raise CorpusError(f"{labels}: cannot be read ({error}); a csv or tsv with a header is needed") from error
     table.columns = table.columns.str.strip().str.lower()
@@ -243,6 +252,8 @@ def _read_labels(labels: Path, audio: Path) -> pd.DataFrame:
 def _plan(table: pd.DataFrame, audio: Path, test_fraction: float, seed: int) -> pd.DataFrame:
     """Add id (safe, unique) and split: a share of each genre's groups, by hash, so that adding files moves few."""
     table = table.reindex(columns=COLUMNS).astype({"genre": object, "group": object}).reset_index(drop=True)
+    for column in ("genre", "group"):  # a tab or a line end in a name would break the label files
+        table[column] = table[column].map(lambda name: " ".join(name.split()), na_action="ignore")
     relative = [os.path.relpath(source, audio) for source in table["source"]]
     ids = pd.Series([safe_id(Path(source).stem) for source in table["source"]])
     clash = ids.str.casefold().duplicated(keep=False)
@@ -278,7 +289,7 @@ def _read_manifest(path: Path) -> dict[str, list]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             stamps.update([json.loads(line)])
-        except ValueError:  # a kill may cut the last line short: that clip is done again
+        except (ValueError, TypeError):  # a kill may cut a line short: that clip is done again
             continue
     return stamps
 
@@ -286,10 +297,11 @@ def _read_manifest(path: Path) -> dict[str, list]:
 def clip_paths(out: Path, row) -> list[tuple[Path, bool]]:
     """Where the arrays of a row (id, split, genre and/or valence) go: (path, whether beat-synced)."""
     columns = {"genre": "genre", "affect": "valence"}
-    folders = [
-        (out / name, beat) for (task, beat), name in FOLDERS.items() if pd.notna(getattr(row, columns[task], None))
+    return [
+        (out / folder / row.split / f"{row.id}.fused.full.npy", beat)
+        for (task, beat), folder in FOLDERS.items()
+        if pd.notna(getattr(row, columns[task], None))
     ]
-    return [(folder / row.split / f"{row.id}.fused.full.npy", beat) for folder, beat in folders]
 
 
 def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = None, progress: bool = True):
@@ -315,9 +327,7 @@ def _dask_client(address: str):
     except ImportError as error:
         raise CorpusError("dask is not installed: pip install 'labhelpers[dask]'") from error
     except (OSError, ValueError) as error:
-        raise CorpusError(
-            f"{address}: no Dask scheduler answers ({error}); start one, or extract without dask"
-        ) from error
+        raise CorpusError(f"{address}: no Dask scheduler answers ({error}); start one, or go without") from error
 
 
 def _one_thread(work, job: tuple) -> tuple:
@@ -356,14 +366,6 @@ def write_text(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def _sweep(out: Path, wanted: set[Path], ours: Iterable[str]) -> None:
-    """Remove arrays of earlier calls that this one does not list: moved to the other split, or gone from the source."""
-    for folder, split, clip in itertools.product(FOLDERS.values(), SPLITS, ours):
-        path = out / folder / split / f"{clip}.fused.full.npy"
-        if path not in wanted:
-            path.unlink(missing_ok=True)
-
-
 def write_labels(out: Path, table: pd.DataFrame, answers: str = FOLDERS["affect", False] + "/test_labels.txt") -> None:
     """Write the lab's label files for a table of clips, and what goes with them.
 
@@ -371,29 +373,30 @@ def write_labels(out: Path, table: pd.DataFrame, answers: str = FOLDERS["affect"
     answers : where the affect labels of the test split go, relative to `out`
     """
 
-    def write(name: str, columns: dict, separator: str = "\t") -> None:
-        text = pd.DataFrame(columns).to_csv(sep=separator, index=False, float_format="%.3f", lineterminator="\n")
-        write_text(out / name, text)
+    def write(name: str, header: str, rows: pd.DataFrame) -> None:
+        between = "," if "," in header else "\t"
+        lines = [between.join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row) for row in rows.values]
+        write_text(out / name, "\n".join([header, *lines, ""]))
 
-    table = table.reindex(columns=["id", *COLUMNS]).rename(columns={"id": "Id"})
+    table = table.reindex(columns=["id", *COLUMNS])
     genres = sorted(table["genre"].dropna().unique())
     if not set(genres) <= set(CLASS_MAPPING):
         mapping = {genre: genre for genre in genres}
         write_text(out / "class_mapping.json", json.dumps(mapping, indent=1, ensure_ascii=False))
     sources = [Path(source) for source in table["source"]]
-    listed = [str(path.relative_to(out) if path.is_relative_to(out) else path) for path in sources]
-    write("audio.tsv", {"Id": table["Id"], "Path": listed})
+    listed = [path.relative_to(out) if path.is_relative_to(out) else path for path in sources]
+    write("audio.tsv", "Id\tPath", table[["id"]].assign(path=listed))
+    affect = ",".join(["Id", *AFFECT])
     for (task, _), folder in reversed(FOLDERS.items()):  # the marker file comes last: only then is this a corpus
         rows = table[table["genre" if task == "genre" else "valence"].notna()]
-        grouped = rows[rows["group"].notna()]
-        if len(grouped):
-            write(f"{folder}/groups.txt", {"Id": grouped["Id"], "Group": grouped["group"]})
+        if rows["group"].notna().any():
+            write(f"{folder}/groups.txt", "Id\tGroup", rows.loc[rows["group"].notna(), ["id", "group"]])
         for split in SPLITS:
             part, name = rows[rows["split"] == split], f"{folder}/{split}_labels.txt"
             if task == "genre":
-                write(name, {"Id": part["Id"] + ".fused.full.npy.gz", "Genre": part["genre"]})
+                write(name, "Id\tGenre", part[["id", "genre"]].assign(id=part["id"] + ".fused.full.npy.gz"))
             elif split == "train" and len(part):
-                write(name, part[["Id", *AFFECT]], ",")
+                write(name, affect, part[["id", *AFFECT]])
     kept = table[table["valence"].notna() & (table["split"] == "test")]
     if len(kept):
-        write(answers, kept[["Id", *AFFECT]], ",")
+        write(answers, affect, kept[["id", *AFFECT]])

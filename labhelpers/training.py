@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import ConstantInputWarning, spearmanr
 from sklearn.metrics import f1_score
 
 from .datasets import N_MELS, SpectrogramDataset, batches, pad_to
@@ -109,10 +109,10 @@ def fit(
     """
     set_seed(seed)
     device = pick_device(device) if isinstance(device, str) else device
-    parts = [part.to(device) for part in (train if isinstance(train, (list, tuple)) else [train])]
-    val = None if val is None else val.to(device)
+    parts = list(train) if isinstance(train, (list, tuple)) else [train]
     if not all(len(part) for part in [*parts, *([] if val is None else [val])]):
         raise ValueError("a split is empty: give fit clips to train on, and to validate on or val=None")
+    parts, val = [part.to(device) for part in parts], None if val is None else val.to(device)
     model.to(device)
     run = _Run(model, parts, epochs, lr, batch_size, seed, weight_decay, schedule, clip, crop, augment, device)
     arguments = _describe(model, parts + ([] if val is None else [val]), epochs, lr, batch_size, seed, weight_decay,
@@ -162,7 +162,7 @@ class _Run:
         self.augment, self.device, self.history = augment, device, History()
         self.generator = torch.Generator().manual_seed(seed)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
         steps = epochs * sum(math.ceil(len(part) / batch_size) for part in parts)
         self.schedule = _schedule(self.optimizer, schedule, lr, steps)
         self.scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and not _has_bf16())
@@ -321,6 +321,7 @@ def run_model(model: Model, ds: SpectrogramDataset, *, crop: int | None = None, 
     device = next(model.parameters()).device
     result, lengths = [], ds.lengths.cpu()
     order = torch.argsort(lengths, stable=True)
+    crop = crop and min(crop, int(lengths.max()))
     for chunk in order.split(batch_size):
         part = ds.subset(chunk)
         if crop is None:
@@ -328,14 +329,15 @@ def run_model(model: Model, ds: SpectrogramDataset, *, crop: int | None = None, 
             with autocast(device):
                 result.append(model(batch[0].to(device), batch[1].to(device)).float())
         else:
-            windows = [windows_of(part[i][0], crop, n_crops) for i in range(len(chunk))]
+            n = n_crops if part.lengths.max() > crop else 1  # a clip no longer than a window has one
+            windows = [windows_of(part[i][0], crop, n) for i in range(len(chunk))]
             total = 0
-            for i in range(n_crops):  # one window of every clip at a time: a batch stays a batch in memory
+            for i in range(n):  # one window of every clip at a time: a batch stays a batch in memory
                 x = torch.stack([clip[i] for clip in windows]).to(device)
                 real = part.lengths.to(device).clamp(max=crop)
                 with autocast(device):
                     total = total + model.decode(model(x, real).float())
-            result.append(total / n_crops)
+            result.append(total / n)
     return torch.cat(result)[torch.argsort(order)].cpu()
 
 
@@ -364,8 +366,10 @@ def score(y: torch.Tensor, predictions: torch.Tensor) -> float:
     """Macro-F1 over the classes present for codes (N,), mean Spearman's rho over the columns for values (N, k)."""
     if y.ndim == 1:
         return float(f1_score(y, predictions.argmax(1), labels=y.unique(), average="macro", zero_division=0))
-    rhos = [spearmanr(y[:, i], predictions[:, i]).statistic for i in range(y.shape[1])]
-    return float(np.nan_to_num(rhos).mean())  # a constant prediction has no rank order: rho 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)  # a constant prediction has no rank order: rho 0
+        rhos = [spearmanr(y[:, i], predictions[:, i]).statistic for i in range(y.shape[1])]
+    return float(np.nan_to_num(rhos).mean())
 
 
 def without_regularisation(model: Model) -> Model:
@@ -385,8 +389,8 @@ def dry_run(model: Model, ds: SpectrogramDataset, *, n_batches=5, epochs=3, batc
     return fit(copy.deepcopy(model), few, few, epochs=epochs, batch_size=batch_size, **options)
 
 
-def overfit_batch(model: Model, ds: SpectrogramDataset, *, size=16, steps=100, lr=3e-3, seed=0, **options) -> list[float]:
-    """Train a copy of the model, without dropout and label smoothing, on one batch; returns losses, which should near 0."""
+def overfit_batch(model: Model, ds: SpectrogramDataset, *, size=16, steps=100, lr=3e-3, seed=0, **options) -> list:
+    """Train a copy of the model, without dropout and label smoothing, on one batch; its losses should go to about 0."""
     batch = ds.subset(torch.randperm(len(ds), generator=torch.Generator().manual_seed(seed))[:size])
     options = {"batch_size": size, "weight_decay": 0.0, "log": None, **options}
     history = fit(without_regularisation(model), batch, epochs=steps, lr=lr, seed=seed, **options)

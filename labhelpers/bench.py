@@ -1,0 +1,297 @@
+"""Measurements on the corpus in hand: reading it, training on it, and how well the models do over several seeds.
+
+Times are taken in turn, one of each kind and round, and told as medians of ratios within a round: another process
+that takes the processor for a while slows both sides of a ratio.
+"""
+
+from __future__ import annotations
+
+import gzip
+import multiprocessing
+import os
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from .corpora import AFFECT, Corpus
+from .datasets import SpectrogramDataset, batches, held_out_split, train_val_split
+from .evaluation import accuracy, macro_f1, mean_rho, predict, svm_baseline
+from .models import Classifier, CNNBackbone, LSTMBackbone, MultitaskRegressor
+from .training import Augment, autocast, fit, pick_device, set_seed
+
+BATCH_SIZE = 32
+# Name -> (backbone, rows, beat, clips a measurement): a few seconds each on two processor cores.
+NETWORKS = {
+    "LSTM beat fused": (LSTMBackbone, "fused", True, 320),
+    "LSTM full mel": (LSTMBackbone, "mel", False, 64),
+    "CNN full mel": (CNNBackbone, "mel", False, 64),
+}
+
+
+@contextmanager
+def _environment(**values: str):
+    """Set variables for the processes and calls within."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _fresh_process(initializer=None) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer)
+
+
+def _seconds(call, *args, **options) -> float:
+    start = time.perf_counter()
+    call(*args, **options)
+    return time.perf_counter() - start
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def data(corpus: Corpus, rounds: int = 3, say=print) -> dict[str, float]:
+    """First and second load of the full genre training split against a plain loop over its files, and peak memory.
+
+    Returns seconds `first`, `second` and `plain`, and the ratios `first/plain` and `memory/array`.
+    """
+    paths = list(corpus.labels("genre", "train")["path"])
+    _plain_loop(paths)  # so that nobody pays for a cold disk
+    times = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder, _environment(LABHELPERS_CACHE=folder):
+            times.append((_seconds(_load, corpus), _seconds(_load, corpus), _seconds(_plain_loop, paths)))
+    first, second, plain = np.median(times, axis=0)
+    with tempfile.TemporaryDirectory() as folder, _environment(LABHELPERS_CACHE=folder), _fresh_process() as process:
+        peak, size = process.submit(_peak_memory, corpus).result()
+    result = {
+        "first": first, "second": second, "plain": plain,
+        "first/plain": float(np.median([a / c for a, _, c in times])), "memory/array": peak / size,
+    }  # fmt: skip
+    say(f"{len(paths)} full genre clips of {corpus.name}, {size / 1e6:.0f} MB as one array; medians of {rounds}")
+    say(f"a plain loop over the files   {plain:7.2f} s")
+    say(f"first load to a tensor        {first:7.2f} s   {result['first/plain']:.2f} x the plain loop")
+    say(f"second load to a tensor       {second:7.3f} s")
+    say(f"peak memory of a first load   {peak / 1e6:7.0f} MB  {peak / size:.2f} x the array (beside the imports)")
+    return result
+
+
+def _load(corpus: Corpus) -> torch.Tensor:
+    return SpectrogramDataset(corpus, "genre", merge=False).x[-1].sum()
+
+
+def _plain_loop(paths: list[Path]) -> None:
+    for path in paths:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
+            np.load(stream, allow_pickle=False)
+
+
+def _peak_memory(corpus: Corpus) -> tuple[int, int]:
+    """Bytes by which a first load raises the peak of this process, and the array's size."""
+    before = _high_water()
+    x = SpectrogramDataset(corpus, "genre", merge=False).x
+    return _high_water() - before, x.numel() * x.element_size()
+
+
+def _high_water() -> int:
+    # Not ru_maxrss: a new process inherits the one that started it.
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def train(corpus: Corpus, rounds: int = 3, say=print) -> pd.DataFrame:
+    """Clips a second of `fit`, of the bare loop it cannot beat, and of the lab skeleton's way, for each network.
+
+    Returns one row a network: floor, fit, skeleton (clips/s), fit/floor, fit/skeleton.
+    """
+    device = pick_device()
+    say(f"{torch.get_num_threads()} threads, {device}, batches of {BATCH_SIZE}; clips a second, medians of {rounds}")
+    rows = [_measure(corpus, name, rounds, device) for name in NETWORKS]
+    table = pd.DataFrame(rows).set_index("network")
+    say(table.to_string(float_format="%.2f"))
+    return table
+
+
+def _measure(corpus: Corpus, name: str, rounds: int, device) -> dict:
+    kind, rows, beat, clips = NETWORKS[name]
+    ds = SpectrogramDataset(corpus, "genre", rows=rows, beat=beat)
+    ds = ds.subset(torch.randperm(len(ds), generator=torch.Generator().manual_seed(0))[:clips])
+    model = Classifier(kind(ds.n_features), ds.classes).normalise_from(ds).to(device)
+    moved = ds.to(device)
+    ready = list(batches(moved, BATCH_SIZE, shuffle=True, generator=torch.Generator().manual_seed(0)))
+    arrays = [ds[i][0].double().numpy() for i in range(len(ds))]
+    times = []
+    # The flags of the package are not the skeleton's: a process of its own, without them.
+    with _environment(THP_MEM_ALLOC_ENABLE="0"), _fresh_process(_no_flags) as process:
+        process.submit(skeleton_start, kind, arrays, ds.y.tolist(), len(ds.classes), str(device)).result()
+        for _ in range(rounds + 1):
+            floor = _seconds(_bare_loop, model, ready, device)
+            ours = _seconds(fit, model, moved, epochs=1, batch_size=BATCH_SIZE, device=device, log=None)
+            times.append((floor, ours, process.submit(skeleton_epoch).result()))
+    times = np.array(times[1:])  # the first round warms up
+    floor, ours, skeleton = len(ds) / np.median(times, axis=0)
+    return {
+        "network": name, "floor": floor, "fit": ours, "skeleton": skeleton,
+        "fit/floor": np.median(times[:, 0] / times[:, 1]), "fit/skeleton": np.median(times[:, 2] / times[:, 1]),
+    }  # fmt: skip
+
+
+def _bare_loop(model, ready, device) -> None:
+    """Forward, backward and step on batches that lie in place, and nothing else."""
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model.train()
+    for x, lengths, y in ready:
+        with autocast(device):
+            outputs = model(x, lengths)
+        loss = model.loss(outputs.float(), model.targets(y))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    loss.item()  # a GPU has finished only now
+
+
+# The lab skeleton's way, written for the comparison: one padded copy a clip, a DataLoader, packed sequences.
+
+
+class _ClipByClip(torch.utils.data.Dataset):
+    def __init__(self, arrays: list[np.ndarray], labels: list[int]):
+        self.arrays, self.labels = arrays, labels
+        self.longest = max(map(len, arrays))
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, i: int):
+        padded = np.zeros((self.longest, self.arrays[i].shape[1]))
+        padded[: len(self.arrays[i])] = self.arrays[i]
+        return padded, self.labels[i], len(self.arrays[i])
+
+
+class _PackedLSTM(nn.Module):
+    def __init__(self, n_features: int, n_classes: int):
+        super().__init__()
+        self.lstm = nn.LSTM(n_features, 128, 2, batch_first=True, bidirectional=True, dropout=0.2)
+        self.head = nn.Linear(256, n_classes)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        h = self.lstm(packed)[1][0]  # (layers * 2, B, H)
+        return self.head(torch.cat([h[-2], h[-1]], dim=1))
+
+
+class _PlainCNN(nn.Module):
+    def __init__(self, n_features: int, n_classes: int):
+        super().__init__()
+        blocks = CNNBackbone(n_features).blocks
+        layers = nn.Sequential(*(layer for block in blocks for layer in block))
+        self.blocks = layers.to(memory_format=torch.contiguous_format)
+        self.head = nn.Linear(256, n_classes)
+
+    def forward(self, x, lengths):
+        return self.head(self.blocks(x.unsqueeze(1)).mean((2, 3)))
+
+
+_skeleton: dict = {}
+
+
+def _no_flags() -> None:
+    torch.set_flush_denormal(False)  # before this process has started any thread
+
+
+def skeleton_start(kind, arrays, labels, n_classes: int, device: str) -> None:
+    """Set up, in a process of its own, what `skeleton_epoch` trains."""
+    network = _PackedLSTM if kind is LSTMBackbone else _PlainCNN
+    model = network(arrays[0].shape[1], n_classes).to(device)
+    clips = _ClipByClip(arrays, labels)
+    loader = torch.utils.data.DataLoader(clips, BATCH_SIZE, shuffle=True, num_workers=min(2, os.cpu_count()))
+    _skeleton.update(model=model, loader=loader, optimizer=torch.optim.Adam(model.parameters()), device=device)
+
+
+def skeleton_epoch() -> float:
+    """Seconds of one pass."""
+    model, optimizer, device = (_skeleton[name] for name in ("model", "optimizer", "device"))
+    start = time.perf_counter()
+    for x, y, lengths in _skeleton["loader"]:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x.float().to(device), lengths), y.to(device))
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return time.perf_counter() - start
+
+
+# --- quality --------------------------------------------------------------------------------------------------------
+
+AUGMENT = Augment(time_masks=2, time_width=32, row_masks=2, row_width=16, mixup=0.3)
+LSTM = {"epochs": 20, "lr": 2e-3, "augment": Augment(time_masks=2, time_width=12, row_masks=2, row_width=16)}
+CNN = {"epochs": 15, "lr": 3e-3, "crop": 256, "augment": AUGMENT}
+AFFECT_CNN = {"epochs": 25, "lr": 3e-3, "crop": 256, "weight_decay": 5e-2, "augment": Augment(1, 24, 1, 16)}
+
+
+def genre_network(corpus: Corpus, seed: int, make, rows: str, beat: bool, options: dict) -> dict[str, float]:
+    """Test accuracy and macro-F1 of one network trained with one seed; validation clips choose its epoch."""
+    train_set, val = train_val_split(SpectrogramDataset(corpus, "genre", rows=rows, beat=beat), seed=0)
+    test = SpectrogramDataset(corpus, "genre", "test", rows=rows, beat=beat)
+    set_seed(seed)
+    model = Classifier(make(train_set.n_features), train_set.classes).normalise_from(train_set)
+    fit(model, train_set, val, seed=seed, val_crop=options.get("crop"), log=None, **options)
+    return _genre_metrics(test.y.numpy(), predict(model, test, crop=options.get("crop")))
+
+
+def genre_svm(corpus: Corpus, seed: int) -> dict[str, float]:
+    """Test accuracy and macro-F1 of the classical baseline, which has no seed."""
+    learn, test = (SpectrogramDataset(corpus, "genre", split, rows="fused") for split in ("train", "test"))
+    return _genre_metrics(test.y.numpy(), svm_baseline(learn, test))
+
+
+def _genre_metrics(y, proba) -> dict[str, float]:
+    return {"accuracy": accuracy(y, proba.argmax(1)), "macro_f1": macro_f1(y, proba.argmax(1))}
+
+
+def affect_multitask(corpus: Corpus, seed: int) -> dict[str, float]:
+    """Mean Spearman's rho of the CNN with three heads on the held-out clips."""
+    learn, val, held_out = held_out_split(SpectrogramDataset(corpus, "affect", rows="mel"))
+    set_seed(seed)
+    backbone = CNNBackbone(learn.n_features).normalise_from(learn)
+    model = MultitaskRegressor(backbone, AFFECT, weighting="scaled").start_from(learn.y)
+    fit(model, learn, val, seed=seed, val_crop=AFFECT_CNN["crop"], log=None, **AFFECT_CNN)
+    return {"mean_spearman": mean_rho(held_out.y.numpy(), predict(model, held_out, crop=AFFECT_CNN["crop"]))}
+
+
+# Name -> function (corpus, seed) -> metrics.
+RECIPES = {
+    "SVM": genre_svm,
+    "LSTM beat fused": partial(genre_network, make=LSTMBackbone, rows="fused", beat=True, options=LSTM),
+    "CNN mel": partial(genre_network, make=CNNBackbone, rows="mel", beat=False, options=CNN),
+    "CNN multitask affect": affect_multitask,
+}
+
+
+def quality(corpus: Corpus, seeds: int = 3, recipes=RECIPES, say=print) -> pd.DataFrame:
+    """Mean and spread of each recipe's metrics over seeds 0, 1, …: one row a model and metric."""
+    rows = []
+    for name, recipe in recipes.items():
+        runs = []
+        for seed in range(seeds):
+            runs.append(recipe(corpus, seed))
+            say(f"{name}, seed {seed}: " + "  ".join(f"{metric} {value:.3f}" for metric, value in runs[-1].items()))
+        for metric in runs[0]:
+            values = [run[metric] for run in runs]
+            spread = {"mean": np.mean(values), "lowest": min(values), "highest": max(values), "seeds": seeds}
+            rows.append({"model": name, "metric": metric, **spread})
+    table = pd.DataFrame(rows)
+    say(table.to_string(index=False, float_format="%.3f"))
+    return table

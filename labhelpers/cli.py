@@ -1,0 +1,200 @@
+"""The command `labhelpers`: each sub-command calls one function of the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for an error told in a sentence, 130 after Ctrl-C."""
+    args = parser().parse_args(argv)
+    warnings.formatwarning = lambda message, *_, **__: f"labhelpers: {message}\n"
+    try:
+        return args.call(args) or 0
+    except KeyboardInterrupt:
+        print("\nStopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _is_told(error):
+            raise
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"labhelpers: {said}", file=sys.stderr)
+        return 1
+
+
+def _is_told(error: Exception) -> bool:
+    """Whether the error's message is a sentence for the user; anything else is a fault of ours and keeps its trace."""
+    from .corpora import CorpusError
+    from .features import AudioError
+    from .records import RunError
+
+    return isinstance(error, (CorpusError, AudioError, RunError, OSError))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="labhelpers", description="Music genre and affect from spectrograms.")
+    commands = top.add_subparsers(required=True, metavar="command")
+    for add in (_add_data, _add_extract, _add_report, _add_predict, _add_kaggle, _add_bench, _add_reference):
+        add(commands)
+    return top
+
+
+def _command(commands, name: str, call, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(call=call)
+    return command
+
+
+# --- data and extract -------------------------------------------------------------------------------------------------
+
+
+def _add_data(commands):
+    what = commands.add_parser("data", help="build the sample corpus, or check a corpus").add_subparsers(required=True)
+    sample = _command(what, "sample", _sample, "Build the sample corpus of synthesised music (about two minutes).")
+    sample.add_argument("--out", type=Path, help="its folder (default: data/sample)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
+    check = _command(what, "check", _check, "Read every label file and array of a corpus, and say what is wrong.")
+    check.add_argument("--data", type=Path, help="the corpus (default: as the notebooks find it)")
+
+
+def _sample(args):
+    from .corpora import project_root
+    from .synth import make_sample
+
+    print(make_sample(args.out or project_root() / "data" / "sample", seed=args.seed, jobs=args.jobs))
+
+
+def _check(args):
+    from .corpora import FOLDERS, CorpusError, find_corpus, load_array
+
+    corpus, read, wrong = find_corpus(args.data), 0, []
+    print(corpus.describe().to_string(index=False, float_format="%.1f"))
+    for task, beat in FOLDERS:
+        for split in [split for split in ("train", "test") if corpus.has(task, split, beat)]:
+            try:
+                paths = corpus.labels(task, split, beat)["path"]
+            except CorpusError as error:
+                wrong.append(error)
+                continue
+            for path in paths:
+                try:
+                    load_array(path)
+                except CorpusError as error:
+                    wrong.append(error)
+            read += len(paths)
+    print(*wrong, f"{read} arrays read, {len(wrong)} problems", sep="\n")
+    return int(bool(wrong))
+
+
+def _add_extract(commands):
+    extract = _command(commands, "extract", _extract, "Turn a folder of audio into a corpus in the lab's layout.")
+    extract.add_argument("audio", type=Path, help="folder of audio, one subfolder a genre (or see --labels)")
+    extract.add_argument("out", type=Path, help="the corpus to write; a second call does only what is missing")
+    extract.add_argument("--labels", type=Path, help="file of names with genre, affect and, where known, group")
+    extract.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
+    extract.add_argument("--dask", metavar="URL", help="run on the Dask cluster at this address (tcp://…)")
+    extract.add_argument("--seconds", type=float, default=30, help="longest part taken of each file (default: 30)")
+    extract.add_argument("--strict", action="store_true", help="exit with 1 when a file could not be read")
+
+
+def _extract(args):
+    from .features import extract_folder
+
+    options = {"labels": args.labels, "jobs": args.jobs, "dask": args.dask, "seconds": args.seconds}
+    summary = extract_folder(args.audio, args.out, **options)
+    print(summary)
+    return int(args.strict and bool(summary.failed))
+
+
+# --- report and predict -----------------------------------------------------------------------------------------------
+
+
+def _add_report(commands):
+    report = _command(commands, "report", _report, "Run the notebooks that changed and write the report.")
+    report.add_argument("--data", type=Path, help="the corpus (default: as the notebooks find it)")
+    report.add_argument("--out", type=Path, help="where the report goes (default: reports/<corpus>)")
+    report.add_argument("--only", metavar="00,01", help="run these notebooks only")
+    report.add_argument("--from", dest="start", metavar="05", help="run this notebook and the later ones")
+    report.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="set a notebook parameter, as in -p EPOCHS 5; may be repeated")  # fmt: skip
+    report.add_argument("--fresh", action="store_true", help="run unchanged notebooks too")
+    report.add_argument("--code", action="store_true", help="keep the notebooks' code in the PDF")
+
+
+def _report(args):
+    from .report import run_series
+
+    options = {"only": args.only, "start": args.start, "fresh": args.fresh, "code": args.code}
+    print(run_series(args.data, args.out, parameters=dict(args.parameters), **options))
+
+
+def _add_predict(commands):
+    predict = _command(commands, "predict", _predict, "Genre and affect of audio files, by the trained models.")
+    predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio files")
+    predict.add_argument("--run", type=Path, help="report folder with the models (default: the last one)")
+    predict.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _predict(args):
+    from .inference import predict_files
+
+    predict_files(args.files, args.run, as_json=args.json)
+
+
+# --- kaggle and bench -------------------------------------------------------------------------------------------------
+
+
+def _add_kaggle(commands):
+    what = commands.add_parser("kaggle", help="bundle the series for Kaggle, or write a submission")
+    what = what.add_subparsers(required=True)
+    bundle = _command(what, "bundle", _bundle, "Write the folder that `kaggle` pushes: notebooks and helpers.")
+    bundle.add_argument("out", type=Path, nargs="?", default=Path("kaggle_bundle"))
+    bundle.add_argument("--owner", required=True, help="your Kaggle user name")
+    submission = _command(what, "submission", _submission, "Write the submission file of step 10 from its record.")
+    submission.add_argument("--data", type=Path, help="the corpus (default: as the notebooks find it)")
+    submission.add_argument("--out", type=Path, help="the report folder with the record (default: reports/<corpus>)")
+
+
+def _bundle(args):
+    from .kaggle import bundle
+
+    print(bundle(args.out, owner=args.owner))
+
+
+def _submission(args):
+    from .corpora import find_corpus
+    from .kaggle import submission
+
+    print(submission(find_corpus(args.data), args.out))
+
+
+def _add_bench(commands):
+    bench = _command(commands, "bench", _bench, "Measure on this machine: reading data, training, or model quality.")
+    bench.add_argument("what", choices=("data", "train", "quality"))
+    bench.add_argument("--data", type=Path, help="the corpus (default: as the notebooks find it)")
+
+
+def _bench(args):
+    from . import bench
+    from .corpora import find_corpus
+
+    getattr(bench, args.what)(find_corpus(args.data))
+
+
+def _add_reference(commands):
+    _command(commands, "reference", _reference, "Run the series on the sample and accept its outputs as the reference.")
+
+
+def _reference(args):
+    from .reference import make_reference
+
+    print(make_reference())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Kaggle: the submission file of step 10, and the bundle that brings the series there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+
+from .corpora import AFFECT, Corpus, CorpusError
+from .records import RunError, load_run, out_folder, write_text
+
+# Header -> the first line's first field, and the form of a clip's name below it. The assignment's contest took
+# "full"; entries to the later one have "id".
+HEADERS = {"full": ("Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), "id": ("Id", "{}")}
+PACKAGE = Path(__file__).parent
+LAB_DATA = "geoparslp/patreco3-multitask-affective-music"  # the lab's data set on Kaggle
+REPORT = "labhelpers-report"
+
+
+# --- submission -----------------------------------------------------------------------------------------------------
+
+
+def write_submission(path: Path, ids, values, test_folder: Path, header: str = "full") -> Path:
+    """Write predictions in the contest's format, after checking them against the test folder; returns the path.
+
+    ids : the clips' ids (N,); values : valence, energy, danceability from 0 to 1 (N, 3); test_folder : its arrays are
+        the clips that the contest scores; header : "full" or "id", see HEADERS
+    Raises CorpusError when a clip is missing, doubled or unknown, or a value is not finite or outside 0 to 1.
+    """
+    if header not in HEADERS:
+        raise ValueError(f"header {header!r}; known: {', '.join(HEADERS)}")
+    ids, values = [str(clip) for clip in ids], np.asarray(values, float)
+    _check(ids, values, Path(test_folder))
+    first, name = HEADERS[header]
+    digits = _digits(values)
+    rows = [",".join([name.format(clip), *(f"{value:.{digits}f}" for value in row)]) for clip, row in zip(ids, values)]  # noqa: B905
+    return write_text(Path(path), "\n".join([",".join([first, *AFFECT]), *rows, ""]))
+
+
+def _check(ids: list[str], values: np.ndarray, folder: Path) -> None:
+    wanted = {entry.name.split(".")[0] for entry in os.scandir(folder) if ".npy" in entry.name}
+    if values.shape != (len(ids), len(AFFECT)):
+        raise CorpusError(f"predictions of shape {values.shape} for {len(ids)} clips; ({len(ids)}, 3) are needed")
+    for problem, clips in {
+        "predicted twice": {clip for clip in ids if ids.count(clip) > 1},
+        f"in {folder} but not predicted": wanted - set(ids),
+        f"predicted but not in {folder}": set(ids) - wanted,
+    }.items():
+        if clips:
+            some = ", ".join(sorted(clips)[:5])
+            raise CorpusError(f"{len(clips)} clips are {problem} ({some}, …); predict each test clip once")
+    bad = np.argwhere(~((values >= 0) & (values <= 1)))  # NaN is in no order, so it is bad too
+    if len(bad):
+        i, axis = bad[0]
+        said = f"clip {ids[i]}: {AFFECT[axis]} is {values[i, axis]}; a number from 0 to 1 is needed"
+        raise CorpusError(f"{said} ({len(bad)} such values)")
+
+
+def _digits(values: np.ndarray) -> int:
+    """The fewest decimals, at least 3, that keep different values different: a tie costs rank correlation."""
+    distinct = [len(np.unique(column)) for column in values.T]
+    kept = (n for n in range(3, 9) if [len(np.unique(column.round(n))) for column in values.T] == distinct)
+    return next(kept, 9)
+
+
+def submission(corpus: Corpus, out: Path | None = None, header: str = "full") -> Path:
+    """Write <out>/solution.txt again from the record of notebook 10. Raises RunError where there is none."""
+    folder = out_folder(corpus, out)
+    run = load_run("10_kaggle_submission", corpus, folder)
+    test = corpus.folder("affect") / "test"
+    return write_submission(folder / "solution.txt", run.ids("test"), run.prediction("test"), test, header)
+
+
+# --- bundle ---------------------------------------------------------------------------------------------------------
+
+
+def bundle(out: Path, user: str, data: str | None = None, notebooks: Path | None = None) -> Path:
+    """Write what `kaggle datasets create` and `kaggle kernels push` take as it is; returns the folder.
+
+    out : new or empty, or an earlier bundle; user : a Kaggle user name; data : "owner/slug" of the data set with the
+        lab's data, or "competitions/slug" (default: LAB_DATA); notebooks : their folder
+    In it: dataset/ (the package and the notebooks), kernels/<notebook>/, kernels/report/ (the whole series in one
+    kernel) and push.sh, the commands in order. Raises RunError.
+    """
+    out, data = Path(out), data or LAB_DATA
+    sources = sorted(Path(notebooks or PACKAGE.parent / "notebooks").glob("[0-9]*_*.ipynb"))
+    for value, form in ((user, r"[\w-]+"), (data, r"[\w-]+/[\w-]+")):
+        if not re.fullmatch(form, value):
+            raise RunError(f"{value!r} does not read like a name of Kaggle; give --user NAME and --data OWNER/SLUG")
+    if not sources:
+        raise RunError(f"{PACKAGE.parent / 'notebooks'}: no notebooks to bundle; run from a checkout")
+    if out.exists() and any(out.iterdir()) and not (out / "push.sh").is_file():
+        raise RunError(f"{out} holds other files; name a new folder")
+    for part in ("dataset", "kernels"):
+        shutil.rmtree(out / part, ignore_errors=True)
+    _write_dataset(out / "dataset", user, sources)
+    books = {path.stem: _without_outputs(path) for path in sources}
+    for name, book in books.items():
+        upstream = [_slug(other) for other in books if other != name and _reads(book, other)]
+        _write_kernel(out / "kernels" / name, name, _slug(name), book, user, data, upstream)
+    _write_kernel(out / "kernels" / "report", "report", REPORT, _report_notebook(books), user, data, [])
+    write_text(out / "push.sh", _commands(books))
+    return out
+
+
+def _write_dataset(folder: Path, user: str, sources: list[Path]) -> None:
+    shutil.copytree(PACKAGE, folder / "labhelpers", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "notebooks").mkdir()
+    for path in sources:
+        nbformat.write(_without_outputs(path), folder / "notebooks" / path.name)
+    meta = {"title": "labhelpers", "id": f"{user}/labhelpers", "licenses": [{"name": "other"}]}
+    write_text(folder / "dataset-metadata.json", json.dumps(meta, indent=1))
+
+
+def _write_kernel(folder: Path, name: str, slug: str, book, user: str, data: str, upstream: list[str]) -> None:
+    owner, source = data.split("/")
+    contest = owner == "competitions"
+    meta = {
+        "id": f"{user}/{slug}", "title": slug.replace("-", " "), "code_file": f"{name}.ipynb",
+        "language": "python", "kernel_type": "notebook", "is_private": True,
+        "enable_gpu": True, "enable_internet": False,
+        "dataset_sources": [f"{user}/labhelpers", *([] if contest else [data])],
+        "competition_sources": [source] if contest else [],
+        "kernel_sources": [f"{user}/{other}" for other in upstream],
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    nbformat.write(book, folder / meta["code_file"])
+    write_text(folder / "kernel-metadata.json", json.dumps(meta, indent=1))
+
+
+def _slug(name: str) -> str:
+    # Kaggle makes the slug of the title: the two have to agree.
+    return f"labhelpers-{name.replace('_', '-')}"
+
+
+def _reads(book, other: str) -> bool:
+    """Whether a notebook's code names the other one, as `load_run` does."""
+    return any(re.search(f"[\"']{other}[\"']", cell.source) for cell in book.cells if cell.cell_type == "code")
+
+
+def _without_outputs(path: Path):
+    book = nbformat.read(path, 4)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return book
+
+
+def _report_notebook(books: dict):
+    """A notebook that runs the whole series in the kernel's working folder."""
+    bootstrap = next(cell for book in books.values() for cell in book.cells if "find_spec" in cell.source)
+    run = """import shutil
+
+from labhelpers.corpora import KAGGLE_INPUT, find_corpus
+from labhelpers.records import out_folder
+from labhelpers.report import run_series
+
+# The notebooks run in their folder, and the inputs are read-only.
+attached = next(KAGGLE_INPUT.glob("**/notebooks/00_kaggle_kernels.ipynb")).parent
+shutil.copytree(attached, "notebooks", dirs_exist_ok=True)
+corpus = find_corpus()
+run_series(corpus.root, out_folder(corpus), notebooks="notebooks")"""
+    title = "# The whole report\n\nEvery notebook of the series in one run; the report lies in the output folder."
+    cells = [nbformat.v4.new_markdown_cell(title), nbformat.v4.new_code_cell(bootstrap.source)]
+    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": python, "language_info": {"name": "python"}}
+    return nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(run)], metadata=metadata)
+
+
+def _commands(books: dict) -> str:
+    """A shell script with the uploads in order; a kernel finds the records of those before it once they have run."""
+    lines = [
+        "#!/bin/sh -e", 'cd "$(dirname "$0")"',
+        "# A second time: kaggle datasets version -p dataset --dir-mode zip -m new",
+        "kaggle datasets create -p dataset --dir-mode zip", "# Either the whole report in one kernel:",
+        "kaggle kernels push -p kernels/report",
+        "# or one by one, each when those before it are complete (kaggle kernels status):",
+    ]  # fmt: skip
+    return "\n".join([*lines, *(f"# kaggle kernels push -p kernels/{name}" for name in books), ""])

@@ -1,0 +1,79 @@
+"""The reference that `make test` holds the series to: committed notebooks, and the results of a run on the sample."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from .corpora import project_root
+from .records import compare_runs, write_text
+
+# How far a metric of a trained network may lie from the reference. Seeds move the same numbers as other processors do;
+# three of their deviations on the sample (`labhelpers bench quality`) are allowed, in steps of a few test clips.
+TOLERANCE = {"accuracy": 0.15, "macro_f1": 0.15, "spearman": 0.3, "mean_spearman": 0.2}
+
+
+def reference_file() -> Path:
+    return project_root() / "reports" / "reference" / "sample.json"
+
+
+def load_reference() -> dict[str, dict]:
+    """Notebook -> {"results": rows} of the accepted run on the sample; empty before there is one."""
+    path = reference_file()
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def load_results(out: Path) -> dict[str, dict]:
+    """Notebook -> {"results": rows} of the records in a report folder."""
+    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "records").glob("*.json"))}
+    return {name: {"results": record["results"]} for name, record in records.items() if record["results"]}
+
+
+def make_reference(say=print) -> Path:
+    """Run the series on the sample and accept what it gives: notebooks with outputs, results, the PDF.
+
+    Says which results moved. This is the one way to accept a change; look at it, then commit.
+    """
+    from .report import run_series
+
+    sample = project_root() / "data" / "sample"
+    out = run_series(fresh=True, say=say).parent
+    if out.name != sample.name:
+        raise ValueError(f"the reference is made on the sample, and this run took {out.name}; move other corpora out of data/")
+    for path in sorted((out / "notebooks").glob("*.ipynb")):
+        clean_notebook(path, project_root() / "notebooks" / path.name)
+    before, now = load_reference(), load_results(out)
+    for name in now:
+        for sentence in compare_runs(before.get(name, {"results": []}), now[name], {}):
+            say(f"{name}: {sentence}")
+    target = reference_file()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(out / "report.pdf", target.with_name("sample-report.pdf"))
+    return write_text(target, json.dumps(now, indent=1))
+
+
+def clean_notebook(source: Path, target: Path) -> None:
+    """Copy an executed notebook without what differs from run to run: timings, paths, ids, the cuts in printed text."""
+    notebook = nbformat.read(source, 4)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)})
+        if cell.cell_type == "code":
+            cell.outputs = _merged(cell.outputs)
+    write_text(target, nbformat.writes(notebook) + "\n")
+
+
+def _merged(outputs: list) -> list:
+    """Consecutive pieces of one stream as one piece."""
+    merged: list = []
+    for output in outputs:
+        if output.output_type == "stream" and merged and merged[-1].get("name") == output.name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged

@@ -1,0 +1,29 @@
+"""Fixtures of the unit tests: a tiny corpus, and a cache, threads and environment of their own."""
+
+import pytest
+import torch
+from helpers_corpus import make_corpus
+
+torch.set_num_threads(1)  # the models are tiny, and the number of threads may change the last bits
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test sees the arrays or the settings of the user; returns the cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("LABHELPERS_CACHE", str(folder))
+    monkeypatch.delenv("LABHELPERS_DATA", raising=False)
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A corpus to spoil: 3 genres, 24 + 9 genre clips and 20 + 6 affect clips."""
+    return make_corpus(tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def shared_corpus(tmp_path_factory):
+    """A corpus to read and train on only: 4 genres, 64 + 16 genre clips, 60 + 10 affect clips."""
+    genres = ("Rock", "Blues", "Jazz", "Pop")
+    return make_corpus(tmp_path_factory.mktemp("shared") / "tiny", genres=genres, train=16, test=4, affect=(60, 10))

@@ -1,0 +1,70 @@
+"""A stand-in for a Kaggle session: run me as `unshare -r -m -n python kaggle_sandbox.py INPUT WORKING NOTEBOOK`.
+
+The notebook runs through papermill without parameters, in a root of its own: /kaggle/input is INPUT, read-only;
+/kaggle/working is WORKING; there is no network, HOME is read-only, and neither the checkout nor an installation of it
+is in sight.
+"""
+
+import fcntl
+import os
+import site
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def mount(*arguments) -> None:
+    subprocess.run(["mount", *map(str, arguments)], check=True)
+
+
+def build_root(root: Path, attached: Path, working: Path) -> None:
+    """The machine's own folders under `root`, without the checkout's package, and Kaggle's."""
+    mount("-t", "tmpfs", "none", root)
+    for entry in Path("/").iterdir():
+        if entry.is_symlink():
+            (root / entry.name).symlink_to(entry.readlink())
+        elif entry.is_dir() and entry.name != "kaggle":
+            (root / entry.name).mkdir()
+            mount("--rbind", entry, root / entry.name)
+    for hidden in (CHECKOUT / "labhelpers", CHECKOUT / "data", CHECKOUT / "reports"):
+        if hidden.is_dir():
+            mount("-t", "tmpfs", "none", root / hidden.relative_to("/"))
+    for packages in site.getsitepackages():
+        for installed in Path(packages).glob("__editable__*labhelpers*.pth"):
+            mount("--bind", "/dev/null", root / installed.relative_to("/"))
+    for name, source in (("input", attached), ("working", working), ("home", None)):
+        folder = root / "kaggle" / name
+        folder.mkdir(parents=True)
+        mount("--bind", source or folder, folder)
+        if name != "working":
+            mount("-o", "remount,bind,ro", folder)
+
+
+def loopback_up() -> None:
+    """A new network namespace has its loopback down, and notebook kernels talk over it."""
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+
+
+def main(attached: Path, working: Path, notebook: Path) -> None:
+    root = working.with_name(f"{working.name}.root")
+    root.mkdir()
+    build_root(root, attached, working)
+    loopback_up()
+    os.chroot(root)
+    os.chdir("/kaggle/working")
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": "/kaggle/home", "LANG": "C.UTF-8", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "JUPYTER_RUNTIME_DIR": "/kaggle/working/.runtime", "LABHELPERS_CACHE": "/kaggle/working/.cache",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONHASHSEED": "0",
+    }  # fmt: skip
+    command = ["-m", "papermill", str(notebook), "__notebook__.ipynb", "-k", "python3", "--no-progress-bar"]
+    os.execve(sys.executable, [sys.executable, *command], environment)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
