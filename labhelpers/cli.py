@@ -143,7 +143,7 @@ def _add_predict(commands):
 def _predict(args):
     from .inference import predict_files
 
-    predict_files(args.files, args.run, as_json=args.json)
+    return predict_files(args.files, args.run, as_json=args.json)
 
 
 # --- kaggle and bench -------------------------------------------------------------------------------------------------
@@ -154,23 +154,25 @@ def _add_kaggle(commands):
     what = what.add_subparsers(required=True)
     bundle = _command(what, "bundle", _bundle, "Write the folder that `kaggle` pushes: notebooks and helpers.")
     bundle.add_argument("out", type=Path, nargs="?", default=Path("kaggle_bundle"))
-    bundle.add_argument("--owner", required=True, help="your Kaggle user name")
+    bundle.add_argument("--user", required=True, help="your Kaggle user name")
+    bundle.add_argument("--data", metavar="OWNER/SLUG", help="data set to attach (default: the lab's)")
     submission = _command(what, "submission", _submission, "Write the submission file of step 10 from its record.")
     submission.add_argument("--data", type=Path, help="the corpus (default: as the notebooks find it)")
     submission.add_argument("--out", type=Path, help="the report folder with the record (default: reports/<corpus>)")
+    submission.add_argument("--header", choices=("full", "id"), default="full", help="the contest's form of names")
 
 
 def _bundle(args):
     from .kaggle import bundle
 
-    print(bundle(args.out, owner=args.owner))
+    print(bundle(args.out, args.user, args.data))
 
 
 def _submission(args):
     from .corpora import find_corpus
     from .kaggle import submission
 
-    print(submission(find_corpus(args.data), args.out))
+    print(submission(find_corpus(args.data), args.out, args.header))
 
 
 def _add_bench(commands):

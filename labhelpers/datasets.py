@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -211,19 +212,23 @@ def _check(paths: list[Path], positions) -> list[CorpusError]:
 
 def _build(paths: list[Path], folder: Path | None, key: str) -> tuple[torch.Tensor, np.ndarray, list[CorpusError]]:
     """Read every clip into one array, in the cache if possible; returns also lengths and errors."""
-    lengths, errors = np.zeros(len(paths), np.int64), []
+    lengths = np.zeros(len(paths), np.int64)
     for i, path in enumerate(paths):
         with contextlib.suppress(CorpusError):  # raised again when the clip is read
             lengths[i] = array_shape(path)[1]
     width = max(1, int(lengths.max()))
     target, partial = _new_array(folder, (len(paths), width, N_ROWS))
-    for i, path in enumerate(paths):
+
+    def fill(i: int) -> CorpusError | None:
         try:
-            clip = load_array(path)
-        except CorpusError as error:
-            errors.append(error)
-            clip = np.empty((N_ROWS, 0), np.float32)
+            clip, error = load_array(paths[i]), None
+        except CorpusError as found:
+            clip, error = np.empty((N_ROWS, 0), np.float32), found
         lengths[i] = _place(target[i], clip)
+        return error
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # unpacking leaves the interpreter to other threads
+        errors = [error for error in pool.map(fill, range(len(paths))) if error is not None]
     if not lengths.any():
         if partial is not None:
             partial.unlink()

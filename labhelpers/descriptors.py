@@ -1,7 +1,7 @@
 """Classical descriptors of a clip, computed from its spectrogram alone: the strong baseline that needs no network.
 
-Five blocks, each of one idea: statistics of the rows, modulation spectrum (how fast each band moves), rhythm and
-dynamics, tonality, timbre (MFCC). A support vector machine sees each block with the same weight.
+Six blocks, each of one idea: statistics of the rows, modulation spectrum (how fast each band moves), rhythm and
+dynamics, tonality, chords, timbre (MFCC). A support vector machine sees each block with the same weight.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ FRAME_RATE = 22050 / 512  # columns a second of the full-length arrays
 # Krumhansl and Kessler's (1982) ratings of how well each pitch class fits a major and a minor key.
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+# Chords and scales as sets of semitones above their root.
+HARMONIES = {
+    "major": (0, 4, 7), "minor": (0, 3, 7), "diminished": (0, 3, 6), "augmented": (0, 4, 8), "suspended": (0, 5, 7),
+    "dominant seventh": (0, 4, 7, 10), "major seventh": (0, 4, 7, 11), "minor seventh": (0, 3, 7, 10),
+    "major scale": (0, 2, 4, 5, 7, 9, 11), "harmonic minor": (0, 2, 3, 5, 7, 8, 11), "pentatonic": (0, 2, 4, 7, 9),
+}  # fmt: skip
 MODULATIONS = np.geomspace(0.3, 16, 11)  # Hz, edges: from a phrase to a drum roll
 
 
@@ -33,13 +39,14 @@ def descriptors(ds: SpectrogramDataset, jobs: int = 1) -> dict[str, np.ndarray]:
 
 
 def describe_clip(x: np.ndarray) -> dict[str, np.ndarray]:
-    """The five blocks of one clip (T, 140), each a vector."""
+    """The six blocks of one clip (T, 140), each a vector."""
     mel, chroma = x[:, :N_MELS].astype(float), x[:, N_MELS:].astype(float)
     return {
         "rows": np.concatenate(_moments(x)),
         "modulation": modulation_spectrum(mel),
         "rhythm": np.concatenate([rhythm(mel), dynamics(mel)]),
         "tonality": tonality(chroma),
+        "chords": chords(chroma),
         "timbre": timbre(mel),
     }
 
@@ -115,6 +122,45 @@ def _key_fit(profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(12), np.zeros(12)
     keys = lambda template: np.array([np.corrcoef(np.roll(template, key), profile)[0, 1] for key in range(12)])  # noqa: E731
     return keys(MAJOR), keys(MINOR)
+
+
+def chords(chroma: np.ndarray) -> np.ndarray:
+    """How well chords and scales fit windows of 1/4, 1 and 4 s, and how they change (69,)."""
+    templates = _templates()
+    result = []
+    for width in (11, 43, 172):
+        count = max(1, len(chroma) // width)
+        windows = np.array([part.mean(0) for part in np.array_split(chroma[: max(count * width, 1)], count)])
+        centred = windows - windows.mean(1, keepdims=True)
+        centred /= np.linalg.norm(centred, axis=1, keepdims=True) + 1e-6
+        fits = np.einsum("wp,hkp->hwk", centred, templates)  # windows, harmonies, the 12 roots
+        best = fits.max(2)  # (harmonies, windows)
+        lean = best[0] - best[1]  # major against minor
+        triad = np.concatenate(list(fits[:2]), axis=1).argmax(1)  # one of 24
+        share = np.bincount(triad, minlength=24) / len(triad)
+        result += [*best.mean(1), lean.mean(), lean.std(), (lean > 0).mean(), -(share * np.log(share + 1e-9)).sum()]
+        moves = np.linalg.norm(np.diff(_tonnetz(windows), axis=0), axis=1) if count > 1 else np.zeros(1)
+        result += [np.mean(np.diff(triad) != 0) if count > 1 else 0.0, np.sort(share)[-3:].sum(), moves.mean(), moves.std()]
+        result += list(np.linalg.norm(_tonnetz(windows).reshape(count, 3, 2), axis=2).mean(0)) + [best.max(0).mean()]
+    return np.array(result)
+
+
+def _templates() -> np.ndarray:
+    """Each harmony on each root, centred and of unit length: (harmonies, 12 roots, 12 pitch classes)."""
+    shapes = np.zeros((len(HARMONIES), 12))
+    for row, semitones in zip(shapes, HARMONIES.values(), strict=True):
+        row[list(semitones)] = 1
+    shapes -= shapes.mean(1, keepdims=True)
+    shapes /= np.linalg.norm(shapes, axis=1, keepdims=True)
+    return np.stack([np.roll(shapes, root, axis=1) for root in range(12)], axis=1)
+
+
+def _tonnetz(windows: np.ndarray) -> np.ndarray:
+    """Tonal centroid (windows, 6): circles of fifths, minor thirds and major thirds (Harte, Sandler & Gasser 2006)."""
+    angles = np.arange(12)[:, None] * np.array([7 / 6, 3 / 2, 2 / 3]) * np.pi
+    basis = np.stack([np.sin(angles), np.cos(angles)], axis=2) * np.array([1, 1, 0.5])[:, None]
+    shares = windows / (windows.sum(1, keepdims=True) + 1e-6)
+    return shares @ basis.reshape(12, 6)
 
 
 def timbre(mel: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import rankdata
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
@@ -29,6 +30,25 @@ def predict(model, ds: SpectrogramDataset, *, crop: int | None = None, n_crops=9
     """
     outputs = run_model(model, ds, crop=crop, n_crops=n_crops, batch_size=batch_size)
     return (outputs if crop else model.decode(outputs)).numpy()
+
+
+class _Features(torch.nn.Module):
+    """A backbone in the place of a model: its features are the outputs."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x, lengths):
+        return self.backbone(x, lengths)
+
+    def decode(self, features):
+        return features
+
+
+def embed(backbone, ds: SpectrogramDataset, *, crop: int | None = None, n_crops: int = 5) -> np.ndarray:
+    """What a trained backbone says about each clip (N, out_features), averaged over windows as in `predict`."""
+    return run_model(_Features(backbone), ds, crop=crop, n_crops=n_crops).numpy()
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------

@@ -131,6 +131,12 @@ def split_mel_chroma(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return S[:N_MELS], S[N_MELS:]
 
 
+def resynthesise(mel: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Samples (n,) at 22 050 Hz whose mel spectrogram is close to `mel` (128, T) in dB, the phase guessed (Griffin-Lim)."""
+    magnitude = librosa.feature.inverse.mel_to_stft(librosa.db_to_power(np.array(mel)), sr=SAMPLE_RATE, n_fft=N_FFT)
+    return librosa.griffinlim(magnitude, hop_length=HOP_LENGTH, n_iter=32, random_state=seed)
+
+
 # --- a folder of music becomes a corpus -----------------------------------------------------------------------------
 
 
@@ -251,9 +257,9 @@ def _read_labels(labels: Path, audio: Path) -> pd.DataFrame:
 
 def _plan(table: pd.DataFrame, audio: Path, test_fraction: float, seed: int) -> pd.DataFrame:
     """Add id (safe, unique) and split: a share of each genre's groups, by hash, so that adding files moves few."""
-    table = table.reindex(columns=COLUMNS).astype({"genre": object, "group": object}).reset_index(drop=True)
+    table = table.reindex(columns=COLUMNS).reset_index(drop=True)
     for column in ("genre", "group"):  # a tab or a line end in a name would break the label files
-        table[column] = table[column].map(lambda name: " ".join(name.split()), na_action="ignore")
+        table[column] = table[column].map(lambda name: " ".join(name.split()), na_action="ignore").astype(object)
     relative = [os.path.relpath(source, audio) for source in table["source"]]
     ids = pd.Series([safe_id(Path(source).stem) for source in table["source"]])
     clash = ids.str.casefold().duplicated(keep=False)

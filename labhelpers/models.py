@@ -164,9 +164,10 @@ class Block(nn.Sequential):
 class CNNBackbone(Backbone):
     """Four (or len(channels)) blocks of convolution 2D -> batch norm -> ReLU -> max pooling on the spectrogram image.
 
-    The image is (B, 1, T, F): time runs down, the rows of the spectrogram across, one channel. After the blocks the
-    frequency axis is averaged, time is reduced to its mean and its maximum, and both are the features (2 C). Padding
-    is zero in every block, as beyond the image's edge: a clip's output is the same alone and in any batch.
+    The image is (B, 1, T, F): time runs down, the rows of the spectrogram across, one channel. After the blocks time is
+    reduced to its mean and its maximum, and both are the features (2 C F'): when a pattern sounds does not matter, how
+    high does. Padding is zero in every block, as beyond the image's edge: a clip's output is the same alone and in any
+    batch.
 
     channels : output channels of each block; kernel : side of the square kernels
     pools : max-pooling factor of each block, on both axes, or (time, frequency) pairs
@@ -191,7 +192,12 @@ class CNNBackbone(Backbone):
         )
         self.time_factor = torch.tensor(pairs).prod(0)[0].item()
         self.dropout = nn.Dropout(dropout)
-        self.out_features = 2 * channels[-1]
+        rows = n_features
+        for _, pool in pairs:
+            rows //= pool
+        if rows == 0:
+            raise ValueError(f"pools {pairs} leave nothing of {n_features} rows; take smaller ones")
+        self.out_features = 2 * channels[-1] * rows
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -207,10 +213,10 @@ class CNNBackbone(Backbone):
             real = torch.div(real, pool, rounding_mode="floor")
             mask = frame_mask(real, h.shape[2])[:, None]
             h = h * mask[..., None] if padded else h
-        h = h.mean(3)  # (B, C, T', F') -> (B, C, T')
+        h = h.transpose(2, 3).flatten(1, 2)  # (B, C, T', F') -> (B, C F', T')
         mean = h.sum(2) / real[:, None]
         peak = h.masked_fill(~mask, float("-inf")).amax(2)
-        return self.dropout(torch.cat([mean, peak], dim=1))  # (B, 2 C)
+        return self.dropout(torch.cat([mean, peak], dim=1))  # (B, 2 C F')
 
 
 # --- heads ----------------------------------------------------------------------------------------------------------
@@ -276,6 +282,12 @@ class Regressor(Model):
         self.axes = list(axes)
         self.head = nn.Linear(backbone.out_features, len(self.axes))
 
+    @torch.no_grad()
+    def start_from(self, y: torch.Tensor):
+        """Start the outputs at the mean of training targets (N, k): the network need not learn that first."""
+        self.head.bias.copy_(y.mean(0).clamp(0.01, 0.99).logit())
+        return self
+
     def targets(self, y: torch.Tensor) -> torch.Tensor:
         return _affect_targets(y, self.axes)
 
@@ -315,7 +327,7 @@ class MultitaskRegressor(Model):
         self.log_variance = nn.Parameter(torch.zeros(len(self.axes)), requires_grad=weighting == "uncertainty")
 
     def start_from(self, y: torch.Tensor):
-        """Start each head at the mean of training targets (N, k), and take their variances as the scale of each loss."""
+        """Start the heads at the means of training targets (N, k); their variances become the losses' scales."""
         for head, mean in zip(self.heads, y.mean(0), strict=True):
             nn.init.constant_(head.bias, mean.clamp(0.01, 0.99).logit())
         self.scale.copy_(y.var(0).clamp(min=1e-6))

@@ -18,21 +18,20 @@ from pathlib import Path
 import jinja2
 import nbformat
 import pandas as pd
-import pypandoc
-import typst
 from PIL import Image
 
 from .corpora import AFFECT, Corpus
 from .records import write_text
-from .report import duration
+from .report import can_set, duration
 
 PACKAGE = Path(__file__).parent
 TEMPLATES = PACKAGE / "templates"
 RICHEST = ("text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/html", "text/latex", "text/plain")
 LOWER_IS_BETTER = ("mae", "mse", "rmse", "loss")
+ENDS = 5  # lines that the PDF keeps of each end of a long printed output
 LARGE = 200_000  # bytes of a PNG above which the PDF takes it as JPEG
-HEADLINE = ("macro_f1", "accuracy", "mean", "mean_spearman", "spearman")  # a task is judged by the first it has
-BASELINE = re.compile(r"majority|baseline|\bsv[mr]\b|mean value|constant", re.I)
+HEADLINE = ("macro_f1", "accuracy", "mean_spearman", "spearman")  # a task is judged by the first it has
+BASELINE = re.compile(r"majority|baseline|\bsv[mr]\b|mean (value|of)|constant", re.I)
 
 
 def write_report(series: dict[str, Path], corpus: Corpus, out: Path, state: dict, *, code: bool = False) -> None:
@@ -40,6 +39,7 @@ def write_report(series: dict[str, Path], corpus: Corpus, out: Path, state: dict
 
     series : name -> source of every notebook; state : name -> {state, seconds, date} of those that ran
     code : keep the notebooks' code in the PDF
+    Without pandoc and typst (see `can_set`) there are no pages and no PDF: the index links to the notebooks themselves.
     """
     sources = {name: out / "notebooks" / f"{name}.ipynb" for name in series}
     executed = {name: nbformat.read(path, 4) for name, path in sources.items() if path.is_file()}
@@ -51,16 +51,18 @@ def write_report(series: dict[str, Path], corpus: Corpus, out: Path, state: dict
         "facts": _facts(state, records),
         "tasks": _tasks(records),
         "curves": _curves(records),
+        "pdf": can_set(),
         "notebooks": [_entry(name, path, executed, state) for name, path in series.items()],
     }
     (out / "html").mkdir(exist_ok=True)
-    bodies = {name: page_body(name, nb) for name, nb in executed.items()}
+    bodies = {name: page_body(name, nb) for name, nb in executed.items()} if can_set() else {}
     for entry in context["notebooks"]:
         if body := bodies.get(entry["name"]):
             page = _render("page.html", entry=entry, body=_relink(body, "html"), pages=list(bodies), **context)
             write_text(out / "html" / f"{entry['name']}.html", page)
     write_text(out / "index.html", _render("index.html", **context))
-    write_pdf(out / "report.pdf", bodies, context, code=code)
+    if can_set():
+        write_pdf(out / "report.pdf", bodies, context, code=code)
     write_zip(out)
 
 
@@ -72,8 +74,8 @@ def _render(template: str, **context) -> str:
 
 
 def measure(metric: str) -> str:
-    """A metric's name for readers; those of affect rows are Spearman's rho of one axis, or their mean."""
-    names = {"macro_f1": "macro F1", "mean": "mean ρ", **{axis: f"ρ {axis}" for axis in AFFECT}}
+    """A metric as readers know it; for affect, Spearman's rho of each axis and their mean."""
+    names = {"macro_f1": "macro F1", "mean_spearman": "mean ρ", **{axis: f"ρ {axis}" for axis in AFFECT}}
     return names.get(metric, metric.replace("_", " "))
 
 
@@ -82,6 +84,8 @@ def measure(metric: str) -> str:
 
 def page_body(name: str, nb) -> str:
     """The notebook's cells and outputs as HTML, ids beginning with its name; code in closed `<details>`."""
+    import pypandoc  # late, like typst below: an index can do without
+
     text, outputs, heading = [], {}, ""
     for number, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
@@ -170,10 +174,12 @@ def _facts(state: dict, records: dict) -> dict[str, str]:
 
 
 def _tasks(records: dict) -> list[dict]:
-    """One dict a task: name, metrics, rows of the table (best marked), headline metric, best row, forest plot."""
+    """One dict a task: name, metrics, rows of the table (best marked), headline metric, best network, forest plot."""
     found = {}
     for record in records.values():
         for row in record["results"]:  # a later notebook's word on the same result counts
+            if row["task"] in AFFECT and row["metric"] == "spearman":  # the axes side by side, with their mean
+                row = row | {"task": "affect", "metric": row["task"]}
             found[row["task"], row["model"], row["input"], row["set"], row["metric"]] = row
     table = pd.DataFrame(
         list(found.values()), columns=["model", "task", "input", "set", "metric", "value", "low", "high", "n"]
@@ -189,13 +195,15 @@ def _task(name: str, table: pd.DataFrame) -> dict:
     rows = []
     for (model, data, where), part in table.groupby(["model", "input", "set"], sort=False):
         cells = {row.metric: row for row in part.itertuples()}
+        data = "" if data in ("none", "-") or data in model else data  # most names of models say it
         rows.append({"model": model, "input": data, "set": where, "n": int(part["n"].max()),
                      "baseline": bool(BASELINE.search(model)), "cells": cells})  # fmt: skip
     rows.sort(key=lambda row: row["set"] != "test")  # the test set first, else in the order of the notebooks
     headline = next((metric for metric in HEADLINE if metric in metrics), metrics[0])
     judged = [row for row in rows if row["set"] == rows[0]["set"] and headline in row["cells"]]
-    best = next((row for row in judged if row["cells"][headline].best), None)
-    return {"name": name, "metrics": metrics, "rows": rows, "headline": headline, "best": best,
+    order = sorted(judged, key=lambda row: row["cells"][headline].value, reverse=headline not in LOWER_IS_BETTER)
+    network = next((row for row in order if not row["baseline"]), None)
+    return {"name": name, "metrics": metrics, "rows": rows, "headline": headline, "best": network or order[0],
             "set": rows[0]["set"], "judged": judged, "forest": _forest(name, headline, judged)}  # fmt: skip
 
 
@@ -244,7 +252,14 @@ def _entry(name: str, path: Path, executed: dict, state: dict) -> dict:
     nb = executed.get(name) or nbformat.read(path, 4)
     titles = [re.search(r"^# *(.+)", cell.source, re.M) for cell in nb.cells if cell.cell_type == "markdown"]
     title = next((found[1] for found in titles if found), name)
-    return {"name": name, "title": title, "run": name in executed, "state": "not run", **state.get(name, {})}
+    page = f"html/{name}.html" if can_set() else f"notebooks/{name}.ipynb"
+    return {
+        "name": name,
+        "title": title,
+        "page": page if name in executed else "",
+        "state": "not run",
+        **state.get(name, {}),
+    }
 
 
 # --- PDF and zip ------------------------------------------------------------------------------------------------------
@@ -252,12 +267,16 @@ def _entry(name: str, path: Path, executed: dict, state: dict) -> dict:
 
 def write_pdf(target: Path, bodies: dict[str, str], context: dict, *, code: bool = False) -> None:
     """Title page, contents, summary, then every notebook's prose, figures and tables, set by typst."""
+    import pypandoc
+    import typst
+
     for name, body in bodies.items():
         if first := re.search(r'<h1 id="([^"]+)"', body):  # where a link to the notebook as a whole leads
             bodies = bodies | {name: body.replace(f'{first[1]}"', f'{name}"')}
     document = _render("pdf.html", bodies=bodies, **context)
     if not code:
         document = re.sub(r'<details class="code">.*?</details>', "", document, flags=re.S)
+    document = re.sub(r'(<pre class="stdout">)(.*?)(</pre>)', _shorten, document, flags=re.S)
     document = re.sub(r"<audio.*?</audio>", "(The sound is in the HTML report.)", document, flags=re.S)
     document = document.replace('class="sourceCode python"', 'class="python"')
     document = _relink(document, "pdf")
@@ -279,10 +298,24 @@ def write_pdf(target: Path, bodies: dict[str, str], context: dict, *, code: bool
         partial.replace(target)
 
 
+def _shorten(match: re.Match) -> str:
+    """A long printed output as its ends: on paper nobody scrolls."""
+    lines = match[2].splitlines()
+    if len(lines) > 2 * ENDS + 4:
+        lines[ENDS:-ENDS] = [f"… {len(lines) - 2 * ENDS} lines more in the HTML report …"]
+    return match[1] + "\n".join(lines) + match[3]
+
+
 def write_zip(out: Path) -> Path:
     """deliverable.zip: the report, the executed notebooks and the code; the same bytes for the same files."""
-    files = {path.relative_to(out).as_posix(): path for path in (out / "index.html", out / "report.pdf")}
-    for folder, pattern in (("html", "*.html"), ("notebooks", "*.ipynb"), ("records", "*.json")):
+    files = {}
+    for folder, pattern in (
+        (".", "index.html"),
+        (".", "report.pdf"),
+        ("html", "*.html"),
+        ("notebooks", "*.ipynb"),
+        ("records", "*.json"),
+    ):
         files |= {path.relative_to(out).as_posix(): path for path in (out / folder).glob(pattern)}
     checkout = PACKAGE.parent
     code = [*PACKAGE.glob("*.py"), *TEMPLATES.iterdir()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -55,11 +56,12 @@ def _write(series, corpus, out: Path, state: dict, code: bool, say) -> Path:
     files = [path for folder in ("notebooks", "records") for path in sorted((out / folder).glob("*.[ij]*"))]
     files += [*sorted(PACKAGE.glob("*.py")), *sorted((PACKAGE / "templates").iterdir())]
     key = _hash(code, state["notebooks"], list(series), [(path.name, path.read_bytes()) for path in files])
-    results = [out / name for name in ("index.html", "report.pdf", "deliverable.zip")]
+    results = [out / name for name in ("index.html", "deliverable.zip", "report.pdf")][: 3 if can_set() else 2]
     if state.get("report") != key or not all(path.is_file() for path in results):
         from .pages import write_report  # late: matplotlib and pandoc take seconds that an unchanged run saves
 
-        say("Writing the pages, the PDF and the zip …")
+        missing = "" if can_set() else " (no pages and PDF: pip install pypandoc_binary typst)"
+        say(f"Writing the report{missing} …")
         write_report(series, corpus, out, state["notebooks"], code=code)
         _save(state | {"report": key}, out)
     return results[0]
@@ -279,6 +281,11 @@ class _Progress:
 def duration(seconds: float) -> str:
     """As in "42 s" or "3 min 20 s"."""
     return f"{seconds:.0f} s" if seconds < 59.5 else "{} min {} s".format(*divmod(round(seconds), 60))
+
+
+def can_set() -> bool:
+    """Whether pandoc and typst, which set pages and PDF, are installed; Kaggle's image lacks them."""
+    return all(importlib.util.find_spec(name) for name in ("pypandoc", "typst"))
 
 
 def _hash(*parts) -> str:

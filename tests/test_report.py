@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import sys
 import zipfile
 
 import nbformat
@@ -93,7 +95,7 @@ def test_the_series_runs_once_and_leaves_a_report(run, series):
 
     html = index.read_text()
     assert "synthesised" in html and "majority class" in html and "1 The first" in html
-    best = re.findall(r'<td class="best"><strong>([\d.]+)', html)
+    best = re.findall(r'class="best"><strong>([\d.]+)', html)
     assert best == ["0.500"]
     page = (run.out / "html" / "01_first.html").read_text()
     assert page.count("<math") == 2 and "$" not in page.replace("{$x", "").split("<details")[0]
@@ -167,7 +169,40 @@ def test_a_failure_says_where_and_keeps_what_was_done(run, series):
     assert run.ran() == []  # the first was kept
 
 
+def test_without_pandoc_there_is_an_index_and_a_zip(run, series, monkeypatch):
+    """As on Kaggle without internet."""
+    monkeypatch.setitem(sys.modules, "typst", None)
+    known, state = read_series(series), {"01_first": {"state": "done", "seconds": 1, "date": "today", "device": "CPU"}}
+    (run.out / "notebooks").mkdir(parents=True)
+    shutil.copy(known["01_first"], run.out / "notebooks")
+    pages.write_report(known, run.corpus, run.out, state)
+    html = (run.out / "index.html").read_text()
+    assert 'href="notebooks/01_first.ipynb"' in html and "report.pdf" not in html and "not run" in html
+    assert "notebooks/01_first.ipynb" in zipfile.ZipFile(run.out / "deliverable.zip").namelist()
+    assert not (run.out / "report.pdf").exists()
+
+
 # --- no kernel needed from here ---------------------------------------------------------------------------------------
+
+
+def test_results_become_one_table_a_task_with_the_best_marked():
+    def row(model, task, metric, value, where="held-out", source="mel"):
+        result = {"model": model, "task": task, "input": source, "set": where, "metric": metric, "value": value}
+        return result | {"low": value - 0.1, "high": value + 0.1, "n": 9}
+
+    axes = [row(m, a, "spearman", v) for m, v in (("SVR rows", 0.6), ("CNN", 0.4)) for a in ("valence", "energy")]
+    means = [row(m, "affect", "mean_spearman", v) for m, v in (("SVR rows", 0.6), ("CNN", 0.4))]
+    genre = [row("CNN mel", "genre", "accuracy", 0.5, "validation"), row("CNN mel", "genre", "accuracy", 0.4, "test")]
+    again = [row("CNN mel", "genre", "accuracy", 0.3, "test")]
+    affect, first = pages._tasks({"08": {"results": axes + means}, "06": {"results": genre}, "07": {"results": again}})
+    assert affect["metrics"] == ["valence", "energy", "mean_spearman"] and affect["headline"] == "mean_spearman"
+    assert [r["model"] for r in affect["rows"] if r["cells"]["valence"].best] == ["SVR rows"]
+    assert affect["best"]["model"] == "CNN" and affect["rows"][0]["baseline"]  # the cards compare the two
+    assert [(r["set"], r["cells"]["accuracy"].value, r["input"]) for r in first["rows"]] == [
+        ("test", 0.3, ""),
+        ("validation", 0.5, ""),
+    ]
+    assert not any(r["cells"]["accuracy"].best for r in first["rows"])  # nothing to be better than
 
 
 def test_notebooks_are_chosen_by_number_or_name(series):
