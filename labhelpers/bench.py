@@ -13,7 +13,6 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .corpora import AFFECT, Corpus
-from .datasets import SpectrogramDataset, batches, held_out_split, train_val_split
-from .evaluation import accuracy, macro_f1, mean_rho, predict, svm_baseline
-from .models import Classifier, CNNBackbone, LSTMBackbone, MultitaskRegressor
-from .training import Augment, autocast, fit, pick_device, set_seed
+from .corpora import Corpus
+from .datasets import SpectrogramDataset, batches
+from .models import Classifier, CNNBackbone, LSTMBackbone
+from .records import load_run, out_folder
+from .report import run_series
+from .training import autocast, fit, pick_device
 
 BATCH_SIZE = 32
 # Name -> (backbone, rows, beat, clips a measurement): a few seconds each on two processor cores.
@@ -216,7 +216,9 @@ def skeleton_start(kind, arrays, labels, n_classes: int, device: str) -> None:
     network = _PackedLSTM if kind is LSTMBackbone else _PlainCNN
     model = network(arrays[0].shape[1], n_classes).to(device)
     clips = _ClipByClip(arrays, labels)
-    loader = torch.utils.data.DataLoader(clips, BATCH_SIZE, shuffle=True, num_workers=min(2, os.cpu_count()))
+    # "fork" is the default, but not in a process that was itself spawned.
+    workers = {"num_workers": min(2, os.cpu_count()), "multiprocessing_context": "fork"}
+    loader = torch.utils.data.DataLoader(clips, BATCH_SIZE, shuffle=True, **workers)
     _skeleton.update(model=model, loader=loader, optimizer=torch.optim.Adam(model.parameters()), device=device)
 
 
@@ -235,63 +237,24 @@ def skeleton_epoch() -> float:
 
 # --- quality --------------------------------------------------------------------------------------------------------
 
-AUGMENT = Augment(time_masks=2, time_width=32, row_masks=2, row_width=16, mixup=0.3)
-LSTM = {"epochs": 20, "lr": 2e-3, "augment": Augment(time_masks=2, time_width=12, row_masks=2, row_width=16)}
-CNN = {"epochs": 15, "lr": 3e-3, "crop": 256, "augment": AUGMENT}
-AFFECT_CNN = {"epochs": 25, "lr": 3e-3, "crop": 256, "weight_decay": 5e-2, "augment": Augment(1, 24, 1, 16)}
+GENRE_NOTEBOOKS = ("05_lstm", "06_evaluation", "07_cnn")  # steps 8 and 9 train with several seeds by themselves
 
 
-def genre_network(corpus: Corpus, seed: int, make, rows: str, beat: bool, options: dict) -> dict[str, float]:
-    """Test accuracy and macro-F1 of one network trained with one seed; validation clips choose its epoch."""
-    train_set, val = train_val_split(SpectrogramDataset(corpus, "genre", rows=rows, beat=beat), seed=0)
-    test = SpectrogramDataset(corpus, "genre", "test", rows=rows, beat=beat)
-    set_seed(seed)
-    model = Classifier(make(train_set.n_features), train_set.classes).normalise_from(train_set)
-    fit(model, train_set, val, seed=seed, val_crop=options.get("crop"), log=None, **options)
-    return _genre_metrics(test.y.numpy(), predict(model, test, crop=options.get("crop")))
+def quality(corpus: Corpus, seeds: int = 3, only=GENRE_NOTEBOOKS, notebooks=None, say=print) -> pd.DataFrame:
+    """Mean and spread of the notebooks' results over SEED = 0, 1, …, which also draws the validation split.
 
-
-def genre_svm(corpus: Corpus, seed: int) -> dict[str, float]:
-    """Test accuracy and macro-F1 of the classical baseline, which has no seed."""
-    learn, test = (SpectrogramDataset(corpus, "genre", split, rows="fused") for split in ("train", "test"))
-    return _genre_metrics(test.y.numpy(), svm_baseline(learn, test))
-
-
-def _genre_metrics(y, proba) -> dict[str, float]:
-    return {"accuracy": accuracy(y, proba.argmax(1)), "macro_f1": macro_f1(y, proba.argmax(1))}
-
-
-def affect_multitask(corpus: Corpus, seed: int) -> dict[str, float]:
-    """Mean Spearman's rho of the CNN with three heads on the held-out clips."""
-    learn, val, held_out = held_out_split(SpectrogramDataset(corpus, "affect", rows="mel"))
-    set_seed(seed)
-    backbone = CNNBackbone(learn.n_features).normalise_from(learn)
-    model = MultitaskRegressor(backbone, AFFECT, weighting="scaled").start_from(learn.y)
-    fit(model, learn, val, seed=seed, val_crop=AFFECT_CNN["crop"], log=None, **AFFECT_CNN)
-    return {"mean_spearman": mean_rho(held_out.y.numpy(), predict(model, held_out, crop=AFFECT_CNN["crop"]))}
-
-
-# Name -> function (corpus, seed) -> metrics.
-RECIPES = {
-    "SVM": genre_svm,
-    "LSTM beat fused": partial(genre_network, make=LSTMBackbone, rows="fused", beat=True, options=LSTM),
-    "CNN mel": partial(genre_network, make=CNNBackbone, rows="mel", beat=False, options=CNN),
-    "CNN multitask affect": affect_multitask,
-}
-
-
-def quality(corpus: Corpus, seeds: int = 3, recipes=RECIPES, say=print) -> pd.DataFrame:
-    """Mean and spread of each recipe's metrics over seeds 0, 1, …: one row a model and metric."""
-    rows = []
-    for name, recipe in recipes.items():
-        runs = []
-        for seed in range(seeds):
-            runs.append(recipe(corpus, seed))
-            say(f"{name}, seed {seed}: " + "  ".join(f"{metric} {value:.3f}" for metric, value in runs[-1].items()))
-        for metric in runs[0]:
-            values = [run[metric] for run in runs]
-            spread = {"mean": np.mean(values), "lowest": min(values), "highest": max(values), "seeds": seeds}
-            rows.append({"model": name, "metric": metric, **spread})
-    table = pd.DataFrame(rows)
+    The notebooks themselves are run, so that what is measured is what they do; a seed's run is kept in
+    <report folder>/seeds/<seed> and not repeated. Returns one row a result, and writes them to quality.csv there.
+    """
+    folder = out_folder(corpus) / "seeds"
+    runs = []
+    for seed in range(seeds):
+        out = folder / str(seed)
+        run_series(corpus.root, out, only=only, parameters={"SEED": seed}, notebooks=notebooks, report=False, say=say)
+        results = [row for name in only for row in load_run(name, corpus, out)["results"]]
+        runs.append(pd.DataFrame(results).assign(seed=seed))
+    groups = pd.concat(runs).groupby(["model", "task", "set", "metric"], sort=False)["value"]
+    table = groups.agg(mean="mean", deviation="std", lowest="min", highest="max", seeds="count").reset_index()
+    table.to_csv(folder / "quality.csv", index=False, float_format="%.4f")
     say(table.to_string(index=False, float_format="%.3f"))
     return table

@@ -236,7 +236,6 @@ def _build(paths: list[Path], folder: Path | None, key: str) -> tuple[torch.Tens
     if partial is None:
         return torch.from_numpy(target), lengths, errors
     target.flush()
-    del target
     with open(partial.with_suffix(".lengths"), "wb") as stream:
         np.save(stream, lengths)
     os.replace(partial.with_suffix(".lengths"), folder / f"{key}.lengths.npy")

@@ -82,7 +82,16 @@ def rhythm(mel: np.ndarray) -> np.ndarray:
         # People tap near 120 beats a minute: a log-normal weight there settles which of the multiples is the beat.
         beat = np.argmax(pulse * np.exp(-0.5 * (np.log2(lags / FRAME_RATE / 0.5) / 0.9) ** 2))
         peaks = np.mean(np.diff((centred > envelope.std()).astype(int)) > 0)
-        result += [pulse[beat], 60 * FRAME_RATE / lags[beat], pulse.max(), pulse.std(), envelope.mean(), envelope.std(), skew(envelope), peaks]
+        result += [
+            pulse[beat],
+            60 * FRAME_RATE / lags[beat],
+            pulse.max(),
+            pulse.std(),
+            envelope.mean(),
+            envelope.std(),
+            skew(envelope),
+            peaks,
+        ]
     return np.array(result)
 
 
@@ -111,7 +120,8 @@ def tonality(chroma: np.ndarray) -> np.ndarray:
     tonic = np.roll(profile, -int(np.argmax(np.maximum(major, minor)))) / (profile.sum() + 1e-6)
     return np.array([
         major.max(), minor.max(), major.max() - minor.max(), leaning.mean(), leaning.std(), (leaning > 0).mean(),
-        entropy.mean(), entropy.std(), chroma.mean(), chroma.std(), np.sort(profile)[-4:].sum() / (profile.sum() + 1e-6),
+        entropy.mean(), entropy.std(), chroma.mean(), chroma.std(),
+        np.sort(profile)[-4:].sum() / (profile.sum() + 1e-6),
         *change, *intervals, *tonic,
     ])  # fmt: skip
 
@@ -140,7 +150,12 @@ def chords(chroma: np.ndarray) -> np.ndarray:
         share = np.bincount(triad, minlength=24) / len(triad)
         result += [*best.mean(1), lean.mean(), lean.std(), (lean > 0).mean(), -(share * np.log(share + 1e-9)).sum()]
         moves = np.linalg.norm(np.diff(_tonnetz(windows), axis=0), axis=1) if count > 1 else np.zeros(1)
-        result += [np.mean(np.diff(triad) != 0) if count > 1 else 0.0, np.sort(share)[-3:].sum(), moves.mean(), moves.std()]
+        result += [
+            np.mean(np.diff(triad) != 0) if count > 1 else 0.0,
+            np.sort(share)[-3:].sum(),
+            moves.mean(),
+            moves.std(),
+        ]
         result += list(np.linalg.norm(_tonnetz(windows).reshape(count, 3, 2), axis=2).mean(0)) + [best.max(0).mean()]
     return np.array(result)
 

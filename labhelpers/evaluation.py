@@ -221,7 +221,7 @@ def majority_baseline(train: SpectrogramDataset, test: SpectrogramDataset) -> np
 def over_seeds(y, runs: dict[str, list[np.ndarray]], axes) -> pd.DataFrame:
     """One row a model: Spearman's rho of each axis and their mean, averaged over seeds, and the deviation of that mean.
 
-    y : (N, k); runs : model -> one (N, k) prediction a seed. The last column is the mean rho of the seeds' averaged prediction.
+    y : (N, k); runs : model -> one (N, k) prediction a seed. The last column is the mean rho of the seeds' average.
     """
     table = {}
     for name, predictions in runs.items():

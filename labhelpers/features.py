@@ -132,7 +132,7 @@ def split_mel_chroma(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resynthesise(mel: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Samples (n,) at 22 050 Hz whose mel spectrogram is close to `mel` (128, T) in dB, the phase guessed (Griffin-Lim)."""
+    """Samples (n,) at 22 050 Hz with a mel spectrogram close to `mel` (128, T) in dB; Griffin-Lim guesses phases."""
     magnitude = librosa.feature.inverse.mel_to_stft(librosa.db_to_power(np.array(mel)), sr=SAMPLE_RATE, n_fft=N_FFT)
     return librosa.griffinlim(magnitude, hop_length=HOP_LENGTH, n_iter=32, random_state=seed)
 

@@ -1,4 +1,4 @@
-"""Figures. Each function draws one thing into `ax` (a new one if None) and returns the axes; the notebook arranges and shows.
+"""Figures. Each function draws one thing into `ax` (a new one if None) and returns the axes; the notebook arranges.
 
 One colour map for dB (magma), one for chroma and shares (viridis), Okabe and Ito's colours for the rest: all can be
 read by colour-blind eyes.
@@ -48,7 +48,7 @@ def show(fig, alt: str) -> None:
 
 
 def player(samples, caption: str, seconds: float = 5.0) -> None:
-    """Display a small audio player for the first `seconds` of samples (n,) at 22 050 Hz, as MP3 in the notebook (35 kB).
+    """Display a small audio player for the first `seconds` of samples (n,) at 22 050 Hz, as MP3 (35 kB).
 
     Levels are brought to the same peak: spectrograms do not know how loud a clip was.
     """
@@ -66,7 +66,9 @@ def _axes(ax):
     return plt.subplots(figsize=(6, 3.5))[1] if ax is None else ax
 
 
-def plot_spectrogram(S, ax=None, *, kind: str = "mel", beat_synced: bool = False, beats=None, title: str = "", colorbar: bool = True):
+def plot_spectrogram(
+    S, ax=None, *, kind: str = "mel", beat_synced: bool = False, beats=None, title: str = "", colorbar: bool = True
+):
     """A mel spectrogram (128, T) in dB or a chromagram (12, T).
 
     kind : "mel" or "chroma"; beat_synced : columns are beats, not frames; beats : frame numbers to mark as lines
@@ -79,11 +81,22 @@ def plot_spectrogram(S, ax=None, *, kind: str = "mel", beat_synced: bool = False
     picture = librosa.display.specshow(
         np.array(S), y_axis=kind, ax=ax, cmap=colours, fmax=SAMPLE_RATE / 2 if kind == "mel" else None, **limits, **grid
     )
-    ax.set(title=title, xlabel="beat number" if beat_synced else "time (s)", ylabel="frequency (Hz, mel scale)" if kind == "mel" else "pitch class")
+    ax.set(
+        title=title,
+        xlabel="beat number" if beat_synced else "time (s)",
+        ylabel="frequency (Hz, mel scale)" if kind == "mel" else "pitch class",
+    )
     if beat_synced:
         ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     if beats is not None:
-        ax.vlines(np.asarray(beats) * HOP_LENGTH / SAMPLE_RATE, *ax.get_ylim(), color="white", linewidth=0.7, linestyle="--", alpha=0.8)
+        ax.vlines(
+            np.asarray(beats) * HOP_LENGTH / SAMPLE_RATE,
+            *ax.get_ylim(),
+            color="white",
+            linewidth=0.7,
+            linestyle="--",
+            alpha=0.8,
+        )
     if colorbar:
         bar = ax.figure.colorbar(picture, ax=ax, format="%+.0f dB" if kind == "mel" else "%.1f")
         bar.set_label("level against the clip's maximum" if kind == "mel" else "strength")
@@ -112,7 +125,7 @@ def plot_history(rows, ax=None, *, title: str = "", best_epoch: int | None = Non
         right.set(ylabel="score", ylim=(min(0, table["val_score"].min()), 1))
         right.spines["right"].set_visible(True)
         lines = ax.get_lines() + right.get_lines()
-        ax.legend(lines, [line.get_label() for line in lines], fontsize=8)
+        ax.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="center right")
     if best_epoch:
         ax.axvline(best_epoch, color="0.6", linewidth=1, linestyle="--")
     return ax
@@ -123,7 +136,8 @@ def plot_confusion(confusion: np.ndarray, classes: list[str], ax=None, *, title:
     ax = _axes(ax)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     sns.heatmap(
-        shares, annot=confusion, fmt="d", ax=ax, cmap=SHARE_MAP, vmin=0, vmax=1, xticklabels=classes, yticklabels=classes,
+        shares, annot=confusion, fmt="d", ax=ax, cmap=SHARE_MAP, vmin=0, vmax=1,
+        xticklabels=classes, yticklabels=classes,
         square=True, cbar_kws={"label": "share of the true class"}, annot_kws={"fontsize": 8},
     )  # fmt: skip
     ax.set(title=title, xlabel="predicted class", ylabel="true class")
@@ -154,7 +168,16 @@ def plot_scatter(y, pred, ax=None, *, title: str = "", axis: str = "value"):
     return ax
 
 
-def plot_maps(maps, *, columns: int = 8, titles=None, cmap: str = SHARE_MAP, suptitle: str = "", size: float = 1.3, aspect: float = 1.0):
+def plot_maps(
+    maps,
+    *,
+    columns: int = 8,
+    titles=None,
+    cmap: str = SHARE_MAP,
+    suptitle: str = "",
+    size: float = 1.3,
+    aspect: float = 1.0,
+):
     """A grid of small images (n, H, W), drawn with the origin at the lower left; returns the figure.
 
     aspect : width of one image over its height

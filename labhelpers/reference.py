@@ -28,7 +28,9 @@ def load_reference() -> dict[str, dict]:
 
 def load_results(out: Path) -> dict[str, dict]:
     """Notebook -> {"results": rows} of the records in a report folder."""
-    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "records").glob("*.json"))}
+    records = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "records").glob("*.json"))
+    }
     return {name: {"results": record["results"]} for name, record in records.items() if record["results"]}
 
 
@@ -42,7 +44,9 @@ def make_reference(say=print) -> Path:
     sample = project_root() / "data" / "sample"
     out = run_series(fresh=True, say=say).parent
     if out.name != sample.name:
-        raise ValueError(f"the reference is made on the sample, and this run took {out.name}; move other corpora out of data/")
+        raise ValueError(
+            f"the reference is made on the sample, and this run took {out.name}; move other corpora out of data/"
+        )
     for path in sorted((out / "notebooks").glob("*.ipynb")):
         clean_notebook(path, project_root() / "notebooks" / path.name)
     before, now = load_reference(), load_results(out)

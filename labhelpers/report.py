@@ -23,14 +23,16 @@ LOG_EVERY = 60  # seconds between progress lines within one notebook when the ou
 
 
 def run_series(
-    data=None, out=None, only=None, start=None, parameters=None, fresh=False, code=False, notebooks=None, say=print
-) -> Path:
+    data=None, out=None, only=None, start=None, parameters=None, fresh=False, code=False, report=True, notebooks=None,
+    say=print,
+) -> Path:  # fmt: skip
     """Run the notebooks that changed and write the report; returns the path of its index.html.
 
     data, out : the corpus folder and the report's (default: as `find_corpus` and `out_folder` choose)
     only : numbers ("00", "09a") or names of the notebooks to run; start : the first to run; both None runs all
     parameters : name -> value, for the notebooks that have that parameter; text is read as Python where it can be
-    fresh : run unchanged ones too; code : keep the code in the PDF; notebooks : their folder
+    fresh : run unchanged ones too; code : keep the code in the PDF; report : write the pages, the PDF and the zip;
+    notebooks : their folder
     Raises RunError for an unknown notebook or parameter, an ill-typed value, and a notebook that fails.
     """
     series = read_series(Path(notebooks) if notebooks else PACKAGE.parent / "notebooks")
@@ -46,9 +48,10 @@ def run_series(
         for name in chosen:
             _run_if_changed(name, series, given, corpus, out, state, fresh, say)
     except RunError:
-        _write(series, corpus, out, state, code, say)  # what was done so far
+        if report:
+            _write(series, corpus, out, state, code, say)  # what was done so far
         raise
-    return _write(series, corpus, out, state, code, say)
+    return _write(series, corpus, out, state, code, say) if report else out / "index.html"
 
 
 def _write(series, corpus, out: Path, state: dict, code: bool, say) -> Path:
@@ -174,12 +177,16 @@ def _run_if_changed(name, series, given, corpus, out, state, fresh, say):
 def _key(path: Path, series, own: dict, corpus, out: Path) -> str:
     """Hash of all that a notebook's outputs follow from."""
     source = [(cell["cell_type"], cell["source"]) for cell in _cells(path)]
-    package = [(f.name, f.read_text()) for f in sorted(PACKAGE.glob("*.py")) if f.name not in NOT_USED_BY_NOTEBOOKS]
     # A notebook reads the record of another by its quoted name.
     code = "\n".join(text for kind, text in source if kind == "code")
     others = [name for name in series if name != path.stem and re.search(f"[\"']{name}[\"']", code)]
     upstream = [(name, _record(out, name)) for name in others]
-    return _hash(source, package, own, corpus.fingerprint, upstream)
+    return _hash(source, _package(), own, corpus.fingerprint, upstream)
+
+
+def _package() -> str:
+    """State of the modules that a notebook may use."""
+    return _hash([(f.name, f.read_text()) for f in sorted(PACKAGE.glob("*.py")) if f.name not in NOT_USED_BY_NOTEBOOKS])
 
 
 def _record(out: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 
+import nbformat
 import pytest
 
 from labhelpers import bench
@@ -28,21 +29,20 @@ def test_train(corpus, said, monkeypatch):
     assert (ratios > 0).all() and "fit/skeleton" in said[-1]
 
 
-def test_quality_gives_mean_and_spread(corpus, said):
-    recipes = {"a": lambda corpus, seed: {"accuracy": 0.5 + 0.1 * seed, "macro_f1": 0.4}}
-    table = bench.quality(corpus, seeds=3, recipes=recipes, say=said.append)
-    accuracy = table.iloc[0]
-    assert (accuracy["mean"], accuracy["lowest"], accuracy["highest"]) == pytest.approx((0.6, 0.5, 0.7))
-    assert list(table["metric"]) == ["accuracy", "macro_f1"] and len(said) == 4
-
-
-def test_the_recipes_train(corpus, said, monkeypatch):
-    monkeypatch.setattr(bench, "LSTM", bench.LSTM | {"epochs": 1})
-    short = {"epochs": 1, "crop": 16}
-    monkeypatch.setattr(bench, "AFFECT_CNN", bench.AFFECT_CNN | short)
-    for name, recipe in bench.RECIPES.items():
-        if hasattr(recipe, "keywords"):
-            recipe.keywords["options"].update(epochs=1)
-            recipe.keywords["options"].update({"crop": 16} if "crop" in recipe.keywords["options"] else {})
-        metrics = recipe(corpus, seed=0)
-        assert all(-1 <= value <= 1 for value in metrics.values()), name
+def test_quality_runs_the_notebooks_for_each_seed(corpus, said, tmp_path, monkeypatch):
+    cells = [
+        "from labhelpers.corpora import find_corpus\nfrom labhelpers.evaluation import Estimate, rows_for\n"
+        "from labhelpers.records import out_folder, save_run",
+        "corpus = find_corpus(DATA)\nvalue = 0.5 + 0.1 * SEED\n"
+        "rows = rows_for('a', 'genre', 'mel', 'test', accuracy=Estimate(value, 0, 1, 9))\n"
+        "save_run('05_toy', corpus, out_folder(corpus, OUT), results=rows);",
+    ]
+    parameters = nbformat.v4.new_code_cell("DATA = None\nOUT = None\nSEED = 0", metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[parameters, *map(nbformat.v4.new_code_cell, cells)])
+    nbformat.write(notebook, tmp_path / "05_toy.ipynb")
+    monkeypatch.setattr(bench, "out_folder", lambda corpus: tmp_path / "report")
+    table = bench.quality(corpus, seeds=3, only=["05_toy"], notebooks=tmp_path, say=said.append)
+    row = table.iloc[0]
+    assert (row["mean"], row["lowest"], row["highest"], row["seeds"]) == pytest.approx((0.6, 0.5, 0.7, 3))
+    assert row["deviation"] == pytest.approx(0.1)
+    assert (tmp_path / "report" / "seeds" / "quality.csv").is_file()

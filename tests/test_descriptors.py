@@ -3,12 +3,23 @@
 import numpy as np
 import pytest
 
-from labhelpers.descriptors import FRAME_RATE, MAJOR, describe_clip, descriptor_machine, join, modulation_spectrum, rhythm, tonality
+from labhelpers.descriptors import (
+    FRAME_RATE,
+    MAJOR,
+    describe_clip,
+    descriptor_machine,
+    join,
+    modulation_spectrum,
+    rhythm,
+    tonality,
+)
 
 
 def clip(frames=431, seed=0):
     rng = np.random.default_rng(seed)
-    return np.concatenate([rng.uniform(-80, 0, (frames, 128)), rng.uniform(0, 1, (frames, 12))], axis=1).astype(np.float32)
+    return np.concatenate([rng.uniform(-80, 0, (frames, 128)), rng.uniform(0, 1, (frames, 12))], axis=1).astype(
+        np.float32
+    )
 
 
 def test_sizes_do_not_depend_on_the_length_and_short_clips_are_finite():

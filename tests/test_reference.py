@@ -1,4 +1,4 @@
-"""The results that the notebooks have just recorded, held to the reference. conftest runs this file after the notebooks."""
+"""What the notebooks have just recorded, held to the reference; conftest runs this file after the notebooks."""
 
 import time
 
@@ -35,8 +35,12 @@ def test_results_lie_within_the_tolerance(notebook, recorded):
 
 @pytest.mark.parametrize("notebook", [name for name in REFERENCE if name in ("06_evaluation", "07_cnn")])
 def test_networks_beat_the_majority_class(notebook, recorded):
-    value = lambda run, model: next(r["value"] for r in run["results"] if (r["model"], r["metric"]) == (model, "accuracy"))  # noqa: E731
-    majority = value(recorded["06_evaluation"], "majority class")
-    for row in REFERENCE[notebook]["results"]:
-        if row["metric"] == "accuracy" and row["model"].startswith(("LSTM", "CNN")) and row["value"] > majority + 0.1:
-            assert value(recorded[notebook], row["model"]) > majority
+    majority = accuracies(recorded["06_evaluation"])["majority class"]
+    now = accuracies(recorded[notebook])
+    for model, accuracy in accuracies(REFERENCE[notebook]).items():
+        if model.startswith(("LSTM", "CNN")) and accuracy > majority + 0.1:
+            assert now[model] > majority
+
+
+def accuracies(run):
+    return {row["model"]: row["value"] for row in run["results"] if row["metric"] == "accuracy"}

@@ -80,7 +80,8 @@ class Run:
 
 
 @pytest.fixture
-def run(corpus, series, tmp_path):
+def run(corpus, series, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_package", lambda: "as it is")  # someone may be editing it while the tests run
     (corpus.root / "kept_aside").mkdir()  # what marks a sample
     return Run(corpus, series, tmp_path / "out")
 
@@ -143,6 +144,13 @@ def test_only_what_changed_runs_again(run, series):
     assert run.ran() == ["01_first"]
     run(parameters={"SEED": "1"}, only=["01"])
     assert run.ran() == ["01_first"] and json.loads(record.read_text())["params"]["SEED"] == 1
+
+
+def test_a_changed_package_runs_everything_again(series, corpus, tmp_path, monkeypatch):
+    (path,) = [path for name, path in read_series(series).items() if name == "02_second"]
+    keys = {report._key(path, {}, {}, corpus, tmp_path)}
+    monkeypatch.setattr(report, "NOT_USED_BY_NOTEBOOKS", ())  # as if there were more in it
+    assert report._key(path, {}, {}, corpus, tmp_path) not in keys
 
 
 def test_a_changed_record_runs_its_readers_again(run, series):
