@@ -148,7 +148,10 @@ def test_cnn_blocks_are_what_the_assignment_asks():
     assert [[type(layer).__name__ for layer in block] for block in backbone.blocks] == [
         ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
     ] * 4
-    assert backbone.time_factor == 16 and backbone.blocks[0][0].in_channels == 1 and backbone.out_features == 512
+    assert backbone.time_factor == 16 and backbone.blocks[0][0].in_channels == 1
+    assert backbone.out_features == 2 * 256 * (140 // 16)  # mean and maximum, channels, rows that are left
+    with pytest.raises(ValueError, match="leave nothing of 12 rows"):
+        CNNBackbone(12)
     with pytest.raises(ValueError, match="4 blocks need as many pools, not 3"):
         CNNBackbone(128, pools=(2, 2, 2))
 
@@ -170,7 +173,7 @@ def test_cnn_pools_mean_and_maximum_of_the_real_steps():
     x, lengths = batch(parts)
     features = backbone(x, lengths)
     for part, row in zip(parts, features, strict=True):
-        maps = backbone.blocks[0](part[None, None]).mean(3)[0]  # (C, T // 4)
+        maps = backbone.blocks[0](part[None, None])[0].transpose(1, 2).flatten(0, 1)  # (C F', T // 4)
         torch.testing.assert_close(row, torch.cat([maps.mean(1), maps.amax(1)]), rtol=1e-4, atol=1e-4)
 
 
