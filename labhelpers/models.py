@@ -326,11 +326,14 @@ class MultitaskRegressor(Model):
         self.register_buffer("scale", torch.ones(len(self.axes)))
         self.log_variance = nn.Parameter(torch.zeros(len(self.axes)), requires_grad=weighting == "uncertainty")
 
+    @torch.no_grad()
     def start_from(self, y: torch.Tensor):
         """Start the heads at the means of training targets (N, k); their variances become the losses' scales."""
         for head, mean in zip(self.heads, y.mean(0), strict=True):
             nn.init.constant_(head.bias, mean.clamp(0.01, 0.99).logit())
         self.scale.copy_(y.var(0).clamp(min=1e-6))
+        if self.weighting == "uncertainty":
+            self.log_variance.copy_(self.scale.log())  # from there a short training can go on
         return self
 
     def head(self, h: torch.Tensor) -> torch.Tensor:

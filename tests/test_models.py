@@ -384,3 +384,10 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch, error):
     with pytest.raises(OSError, match="m.pt: cannot be written .*free some room"):
         save_model(variants()["classifier"], path)
     assert path.read_bytes() == good and list(tmp_path.iterdir()) == [path]
+
+
+def test_learned_weights_start_where_the_losses_weigh_the_same():
+    y = torch.tensor([[0.1, 0.4], [0.3, 0.8], [0.8, 0.5]])
+    model = MultitaskRegressor(LSTMBackbone(128, 4), ("valence", "energy"), "uncertainty").start_from(y)
+    torch.testing.assert_close(model.log_variance.exp().detach(), y.var(0))
+    assert model.log_variance.requires_grad
