@@ -31,7 +31,8 @@ LOWER_IS_BETTER = ("mae", "mse", "rmse", "loss")
 ENDS = 5  # lines that the PDF keeps of each end of a long printed output
 LARGE = 200_000  # bytes of a PNG above which the PDF takes it as JPEG
 HEADLINE = ("macro_f1", "accuracy", "mean_spearman", "spearman")  # a task is judged by the first it has
-BASELINE = re.compile(r"majority|baseline|\bsv[mr]\b|mean (value|of)|constant", re.I)
+# A model without a network in it; "SVR descriptors + CNN multitask" has one.
+BASELINE = re.compile(r"^(?!.*(cnn|lstm|embedding)).*(majority|baseline|\bsv[mr]\b|mean (value|of)|constant)", re.I)
 
 
 def write_report(series: dict[str, Path], corpus: Corpus, out: Path, state: dict, *, code: bool = False) -> None:
@@ -174,7 +175,7 @@ def _facts(state: dict, records: dict) -> dict[str, str]:
 
 
 def _tasks(records: dict) -> list[dict]:
-    """One dict a task: name, metrics, rows of the table (best marked), headline metric, best network, forest plot."""
+    """One dict a task and set: name, metrics, rows with the best marked, headline metric, best network, forest plot."""
     found = {}
     for record in records.values():
         for row in record["results"]:  # a later notebook's word on the same result counts
@@ -184,27 +185,26 @@ def _tasks(records: dict) -> list[dict]:
     table = pd.DataFrame(
         list(found.values()), columns=["model", "task", "input", "set", "metric", "value", "low", "high", "n"]
     )
-    return [_task(str(name), part) for name, part in table.groupby("task", sort=False)]
+    return [_task(str(name), str(where), part) for (name, where), part in table.groupby(["task", "set"], sort=False)]
 
 
-def _task(name: str, table: pd.DataFrame) -> dict:
+def _task(name: str, where: str, table: pd.DataFrame) -> dict:
     metrics = list(table["metric"].unique())
-    for (_, metric), part in table.groupby(["set", "metric"]):
+    for metric, part in table.groupby("metric"):
         best = part["value"].min() if metric.lower() in LOWER_IS_BETTER else part["value"].max()
         table.loc[part.index, "best"] = (part["value"] == best) & (len(part) > 1)
     rows = []
-    for (model, data, where), part in table.groupby(["model", "input", "set"], sort=False):
+    for (model, data), part in table.groupby(["model", "input"], sort=False):
         cells = {row.metric: row for row in part.itertuples()}
         data = "" if data in ("none", "-") or data in model else data  # most names of models say it
-        rows.append({"model": model, "input": data, "set": where, "n": int(part["n"].max()),
-                     "baseline": bool(BASELINE.search(model)), "cells": cells})  # fmt: skip
-    rows.sort(key=lambda row: row["set"] != "test")  # the test set first, else in the order of the notebooks
+        baseline = bool(BASELINE.search(model))
+        rows.append({"model": model, "input": data, "n": int(part["n"].max()), "baseline": baseline, "cells": cells})
     headline = next((metric for metric in HEADLINE if metric in metrics), metrics[0])
-    judged = [row for row in rows if row["set"] == rows[0]["set"] and headline in row["cells"]]
+    judged = [row for row in rows if headline in row["cells"]]
     order = sorted(judged, key=lambda row: row["cells"][headline].value, reverse=headline not in LOWER_IS_BETTER)
     network = next((row for row in order if not row["baseline"]), None)
     return {"name": name, "metrics": metrics, "rows": rows, "headline": headline, "best": network or order[0],
-            "set": rows[0]["set"], "judged": judged, "forest": _forest(name, headline, judged)}  # fmt: skip
+            "set": where, "judged": judged, "forest": _forest(name, headline, judged)}  # fmt: skip
 
 
 def _forest(task: str, metric: str, rows: list[dict]) -> str:

@@ -202,15 +202,22 @@ def test_results_become_one_table_a_task_with_the_best_marked():
     means = [row(m, "affect", "mean_spearman", v) for m, v in (("SVR rows", 0.6), ("CNN", 0.4))]
     genre = [row("CNN mel", "genre", "accuracy", 0.5, "validation"), row("CNN mel", "genre", "accuracy", 0.4, "test")]
     again = [row("CNN mel", "genre", "accuracy", 0.3, "test")]
-    affect, first = pages._tasks({"08": {"results": axes + means}, "06": {"results": genre}, "07": {"results": again}})
+    records = {"08": {"results": axes + means}, "06": {"results": genre}, "07": {"results": again}}
+    affect, validation, test = pages._tasks(records)
     assert affect["metrics"] == ["valence", "energy", "mean_spearman"] and affect["headline"] == "mean_spearman"
     assert [r["model"] for r in affect["rows"] if r["cells"]["valence"].best] == ["SVR rows"]
     assert affect["best"]["model"] == "CNN" and affect["rows"][0]["baseline"]  # the cards compare the two
-    assert [(r["set"], r["cells"]["accuracy"].value, r["input"]) for r in first["rows"]] == [
-        ("test", 0.3, ""),
-        ("validation", 0.5, ""),
-    ]
-    assert not any(r["cells"]["accuracy"].best for r in first["rows"])  # nothing to be better than
+    for task, where, value in ((validation, "validation", 0.5), (test, "test", 0.3)):
+        assert (task["name"], task["set"]) == ("genre", where)
+        assert [(r["cells"]["accuracy"].value, r["input"]) for r in task["rows"]] == [(value, "")]
+    assert not any(r["cells"]["accuracy"].best for r in test["rows"])  # nothing to be better than
+
+
+@pytest.mark.parametrize("model, is_one", [("SVR rows", True), ("SVM full", True), ("majority class", True),
+                                           ("mean of the labels", True), ("SVR descriptors + CNN multitask", False),
+                                           ("SVR + embedding", False), ("LSTM mel", False)])  # fmt: skip
+def test_baselines_are_the_models_without_a_network(model, is_one):
+    assert bool(pages.BASELINE.search(model)) == is_one
 
 
 def test_notebooks_are_chosen_by_number_or_name(series):
