@@ -12,8 +12,8 @@ from .corpora import project_root
 from .records import compare_runs, write_text
 
 # How far a metric of a trained network may lie from the reference. Another number of threads or another processor moves
-# a training as another seed does, and on the sample's 35 test and 14 held-out clips that is a lot: one thread instead of
-# two moved a macro-F1 by 0.16 and a single axis by 0.19. Chance lies farther away than this.
+# a training as another seed does, and on the sample's 35 test and 14 held-out clips that is a lot: one thread instead
+# of two moved a macro-F1 by 0.16 and a single axis by 0.19. Chance lies farther away than this.
 TOLERANCE = {"accuracy": 0.25, "macro_f1": 0.25, "spearman": 0.4, "mean_spearman": 0.25}
 
 
