@@ -61,24 +61,11 @@ def make_reference(say=print) -> Path:
 
 
 def clean_notebook(source: Path, target: Path) -> None:
-    """Copy an executed notebook without what differs from run to run: timings, paths, ids, the cuts in printed text."""
+    """Copy an executed notebook without what differs from run to run: timings, paths, ids."""
     notebook = nbformat.read(source, 4)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)})
-        if cell.cell_type == "code":
-            cell.outputs = _merged(cell.outputs)
     write_text(target, nbformat.writes(notebook) + "\n")
-
-
-def _merged(outputs: list) -> list:
-    """Consecutive pieces of one stream as one piece."""
-    merged: list = []
-    for output in outputs:
-        if output.output_type == "stream" and merged and merged[-1].get("name") == output.name:
-            merged[-1].text += output.text
-        else:
-            merged.append(output)
-    return merged

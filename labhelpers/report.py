@@ -18,7 +18,7 @@ from .corpora import find_corpus
 from .records import RunError, out_folder, write_text
 
 PACKAGE = Path(__file__).parent
-NOT_USED_BY_NOTEBOOKS = ("report.py", "pages.py", "cli.py", "bench.py")
+NOT_USED_BY_NOTEBOOKS = ("report.py", "pages.py", "cli.py", "bench.py", "reference.py", "inference.py")
 LOG_EVERY = 60  # seconds between progress lines within one notebook when the output is no terminal
 
 
@@ -195,6 +195,17 @@ def _record(out: Path, name: str) -> str:
     return _hash([(f.name, f.read_text() if f.suffix == ".json" else f.stat().st_size) for f in files])
 
 
+def merged(outputs: list) -> list:
+    """Outputs in which the pieces of one printed text, as the kernel happened to send them, are one piece."""
+    result: list = []
+    for output in outputs:
+        if output.output_type == "stream" and result and result[-1].get("name") == output.name:
+            result[-1].text += output.text
+        else:
+            result.append(output)
+    return result
+
+
 def _execute(path: Path, target: Path, own: dict, progress: _Progress) -> int:
     """Run one notebook in its own folder; returns the number of cells. Raises RunError, KeyboardInterrupt."""
     import nbformat
@@ -240,6 +251,8 @@ def _execute(path: Path, target: Path, own: dict, progress: _Progress) -> int:
         raise RunError(f"{path.stem} ended early: cell {unrun[0]} did not run, nor what follows\nIts output: {target}")
     nb.metadata.pop("papermill", None)
     for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs = merged(cell.outputs)
         for key in ("papermill", "execution"):  # times and paths of this run
             cell.metadata.pop(key, None)
     write_text(target, nbformat.writes(nb))

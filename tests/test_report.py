@@ -263,3 +263,10 @@ def test_wrong_parameters_are_refused(series, name, text, said):
 
 def test_durations():
     assert [report.duration(s) for s in (0.4, 59.4, 59.6, 200)] == ["0 s", "59 s", "1 min 0 s", "3 min 20 s"]
+
+
+def test_pieces_of_one_printed_text_become_one():
+    piece = lambda name, text: nbformat.v4.new_output("stream", name=name, text=text)  # noqa: E731
+    figure = nbformat.v4.new_output("display_data", data={"text/plain": "figure"})
+    outputs = [piece("stdout", "a\n"), piece("stdout", "b\n"), piece("stderr", "c"), figure, piece("stdout", "d")]
+    assert [output.get("text", "figure") for output in report.merged(outputs)] == ["a\nb\n", "c", "figure", "d"]
