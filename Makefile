@@ -28,11 +28,16 @@ $(STAMP): pyproject.toml constraints.txt
 report: setup
 	$(BIN)/labhelpers report $(ARGS)
 
-test: setup
+# The notebooks' saved outputs are those of a run that finds the sample built.
+SAMPLE := data/sample/sample.json
+$(SAMPLE): | $(STAMP)
+	$(BIN)/labhelpers data sample
+
+test: setup $(SAMPLE)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 
-reference: setup
+reference: setup $(SAMPLE)
 	$(BIN)/labhelpers reference
 
 # Needs uv on the path; the markers that say "Linux" on every line are dropped.
