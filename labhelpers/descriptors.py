@@ -16,8 +16,9 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, SVR
 
 from .datasets import N_MELS, SpectrogramDataset
+from .features import HOP_LENGTH, SAMPLE_RATE
 
-FRAME_RATE = 22050 / 512  # columns a second of the full-length arrays
+FRAME_RATE = SAMPLE_RATE / HOP_LENGTH  # columns a second of the full-length arrays
 # Krumhansl and Kessler's (1982) ratings of how well each pitch class fits a major and a minor key.
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
@@ -42,7 +43,7 @@ def describe_clip(x: np.ndarray) -> dict[str, np.ndarray]:
     """The six blocks of one clip (T, 140), each a vector."""
     mel, chroma = x[:, :N_MELS].astype(float), x[:, N_MELS:].astype(float)
     return {
-        "rows": np.concatenate(_moments(x)),
+        "rows": np.concatenate(moments(x)),
         "modulation": modulation_spectrum(mel),
         "rhythm": np.concatenate([rhythm(mel), dynamics(mel)]),
         "tonality": tonality(chroma),
@@ -51,7 +52,7 @@ def describe_clip(x: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _moments(x: np.ndarray) -> list[np.ndarray]:
+def moments(x: np.ndarray) -> list[np.ndarray]:
     """Mean, deviation and mean absolute frame-to-frame change of each column of (T, d)."""
     change = np.abs(np.diff(x, axis=0)).mean(0) if len(x) > 1 else np.zeros(x.shape[1])
     return [x.mean(0), x.std(0), change]
@@ -103,7 +104,7 @@ def dynamics(mel: np.ndarray) -> np.ndarray:
     spread = np.sqrt((power * (rows - centroid[:, None]) ** 2).sum(1) / total)
     flatness = mel.mean(1) - 10 * np.log10(power.mean(1))
     curves = np.column_stack([10 * np.log10(total), centroid, spread, flatness])
-    return np.concatenate([*_moments(curves), *np.percentile(curves, [10, 90], axis=0)])
+    return np.concatenate([*moments(curves), *np.percentile(curves, [10, 90], axis=0)])
 
 
 def tonality(chroma: np.ndarray) -> np.ndarray:
@@ -182,7 +183,7 @@ def timbre(mel: np.ndarray) -> np.ndarray:
     """Statistics of 20 MFCCs, and the correlations between the first 12 (126,)."""
     mfcc = dct(mel, axis=1, norm="ortho")[:, :20]
     correlation = np.corrcoef(mfcc[:, :12].T) if len(mfcc) > 1 else np.zeros((12, 12))
-    return np.concatenate([*_moments(mfcc), correlation[np.triu_indices(12, 1)]])
+    return np.concatenate([*moments(mfcc), correlation[np.triu_indices(12, 1)]])
 
 
 def descriptor_machine(blocks: dict[str, np.ndarray], task: str):

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
 from .datasets import SpectrogramDataset
+from .descriptors import moments
 from .training import run_model
 
 LEVEL = 0.95
@@ -189,12 +190,7 @@ def rows_for(model: str, task: str, input: str, test_set: str, **estimates: Esti
 
 def row_statistics(ds: SpectrogramDataset) -> np.ndarray:
     """(N, 3 F): mean, deviation and mean absolute frame-to-frame change of each row of the spectrogram."""
-    result = []
-    for i in range(len(ds)):
-        x = ds[i][0].numpy()
-        change = np.abs(np.diff(x, axis=0)).mean(0) if len(x) > 1 else np.zeros(x.shape[1])
-        result.append(np.concatenate([x.mean(0), x.std(0), change]))
-    return np.array(result)
+    return np.array([np.concatenate(moments(ds[i][0].numpy())) for i in range(len(ds))])
 
 
 def svm_baseline(train: SpectrogramDataset, test: SpectrogramDataset) -> np.ndarray:
