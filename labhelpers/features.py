@@ -312,6 +312,8 @@ def clip_paths(out: Path, row) -> list[tuple[Path, bool]]:
 
 def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = None, progress: bool = True):
     """Yield (job, work(*job)) as jobs get done, on processes of one thread each or on a Dask cluster (its address)."""
+    if len(todo) > 1 and jobs != 1:
+        fill_numba_cache()
     with ExitStack() as stack:
         if dask:
             stack.enter_context(_dask_client(dask))
@@ -323,6 +325,16 @@ def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = Non
         except TerminatedWorkerError as error:
             why = "a process died, for want of memory or on a damaged file"
             raise CorpusError(f"{why}; start again with jobs=1 to see which file, or with fewer jobs") from error
+
+
+def fill_numba_cache() -> None:
+    """Have one process compile what librosa compiles, before several need it.
+
+    Two processes that fill numba's cache on disk at once can leave files there that do not fit together, and then
+    crash (numba issue 10128): so this process, alone, takes a clip through all of `extract` first.
+    """
+    seconds = np.arange(3 * SAMPLE_RATE, dtype=np.float32) / SAMPLE_RATE
+    extract(np.sin(2 * np.pi * 440 * seconds) * np.exp(-8 * (seconds % 0.5)))  # an A, struck every half second
 
 
 def _dask_client(address: str):

@@ -291,3 +291,29 @@ def test_on_a_dask_cluster(music, tmp_path):
     assert (summary.done, len(summary.failed)) == (6, 1)
     extract_folder(music, tmp_path / "here", jobs=1, progress=False)
     assert arrays_of(tmp_path / "dask") == arrays_of(tmp_path / "here")
+
+
+def test_several_processes_do_not_fill_the_numba_cache_at_once(tmp_path):
+    """A cache that two processes fill together may crash both: all of it is there before the second one starts."""
+    code = """
+import os
+from pathlib import Path
+import numpy as np
+from labhelpers import features
+
+def work(number):
+    noise = np.random.default_rng(number).normal(0, 0.1, 4 * 22050).astype(np.float32)
+    noise[::11025] += 1
+    return features.extract(noise)
+
+def files():
+    return {path: path.stat().st_mtime_ns for path in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nb?")}
+
+features.fill_numba_cache()
+before = files()
+assert before
+assert len(list(features.in_processes(work, [(0,), (1,)], jobs=2, progress=False))) == 2
+assert files() == before
+"""
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=600)
