@@ -6,11 +6,13 @@ import ast
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import platform
 import re
 import sys
 import time
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -235,7 +237,10 @@ def _execute(path: Path, target: Path, own: dict, progress: _Progress) -> int:
         # Kernels listen on this machine only, so their warnings of unencrypted channels are dropped.
         quiet = {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
         python = {"kernel_name": "python3", "language": "python"}
-        nb = papermill.execute_notebook(path, target, own, engine_name="told", cwd=path.parent, **python, **quiet)
+        with progress.listening():
+            nb = papermill.execute_notebook(
+                path, target, own, engine_name="told", cwd=path.parent, log_output=True, **python, **quiet
+            )
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
@@ -274,25 +279,58 @@ def _device(name: str) -> str:
 
 
 class _Progress:
-    """Which notebook and cell runs: one line rewritten on a terminal, a line a minute in a log."""
+    """Which cell runs and what it printed last: one line rewritten on a terminal, a line a minute in a log."""
 
     def __init__(self, name: str, expected: float | None, say):
         self.name, self.say = name, say
         self.live = say is print and sys.stdout.isatty()
         self.begun = self.told = time.perf_counter()
         self.expected = f", {duration(expected)} last time" if expected else ""
+        self.place = ("", "")
 
     def cell(self, nb, index: int):
         prose = "\n".join(cell.source for cell in nb.cells[: index + 1] if cell.cell_type == "markdown")
         heading = ([""] + re.findall(r"^#+ *(.+)", prose, re.M))[-1]
+        self.place = f"cell {index + 1} of {len(nb.cells)}", heading
+        self._tell(first=index == 0)
+
+    def printed(self, text: str):
+        """What the cell under way has just printed."""
+        last = re.split(r"[\r\n]+", text.strip())[-1]
+        if last and not last.startswith("<"):  # "<Figure size …>" is no news
+            self._tell(last)
+
+    def _tell(self, printed: str = "", first: bool = False):
         now = time.perf_counter()
-        spent = f"{duration(now - self.begun)}{self.expected}"
-        text = f"{self.name}: cell {index + 1} of {len(nb.cells)} ({spent})  {heading}"
+        cell, heading = self.place
+        text = f"{self.name}: {cell} ({duration(now - self.begun)}{self.expected})  {heading}"
+        text += f" · {' '.join(printed.split())}" if printed else ""
         if self.live:
             print(f"\r\033[K{text[: os.get_terminal_size().columns - 1]}", end="", flush=True)
-        elif index == 0 or now - self.told > LOG_EVERY:
+        elif first or now - self.told > LOG_EVERY:
             self.say(text)
             self.told = now
+
+    @contextmanager
+    def listening(self):
+        """Hear what cells print: papermill, with log_output, logs it."""
+
+        class Heard(logging.Handler):
+            def emit(_, record):
+                if record.funcName == "log_output_message":
+                    self.printed(record.getMessage())
+
+        log, handler = logging.getLogger("papermill"), Heard()
+        level, propagate = log.level, log.propagate
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False  # papermill's own words stay out of the terminal
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+            log.propagate = propagate
 
     def end(self, text: str):
         self.say(f"\r\033[K{text}" if self.live else text)

@@ -133,6 +133,15 @@ def network_references(page):
     )
 
 
+def test_a_long_cell_shows_what_it_prints(run, series, monkeypatch):
+    monkeypatch.setattr(report, "LOG_EVERY", 0)
+    code = "import time\nfor epoch in (1, 2):\n    print('epoch', epoch)\n    time.sleep(0.5)"
+    write(series, "03_long", "# 3 Long", [PARAMETERS], "## 3α Training", [code])
+    run(only="03")
+    heard = [line for line in run.said if "epoch" in line]
+    assert any("cell 5 of 5" in line and line.endswith("3α Training · epoch 1") for line in heard) and len(heard) == 2
+
+
 def test_only_what_changed_runs_again(run, series):
     run()
     write(series, "02_second", "# 2 The second, reworded", [PARAMETERS], ["print('new')"])
