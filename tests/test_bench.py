@@ -21,7 +21,7 @@ def test_data(corpus, said, capsys):
 
 
 def test_train(corpus, said, monkeypatch):
-    networks = {name: (*how[:3], 8) for name, how in bench.NETWORKS.items() if name != "LSTM full mel"}
+    networks = {name: (*how[:3], 8, 4) for name, how in bench.NETWORKS.items() if name != "LSTM full mel"}
     monkeypatch.setattr(bench, "NETWORKS", networks)
     table = bench.train(corpus, rounds=1, say=said.append)
     assert list(table.index) == list(networks)
