@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from helpers_corpus import save
+from scipy.fft import dct
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from labhelpers.datasets import SpectrogramDataset, pad_to
+from labhelpers.datasets import SpectrogramDataset, batches, pad_to
 from labhelpers.models import (
     Classifier,
     CNNBackbone,
@@ -20,6 +21,7 @@ from labhelpers.models import (
     MultitaskRegressor,
     Regressor,
     average_frames,
+    frame_mask,
     load_backbone,
     load_model,
     reverse_frames,
@@ -69,6 +71,7 @@ def test_lstm_sees_no_padding(bidirectional, layers, pooling):
     for average in (1, 3):
         backbone = LSTMBackbone(12, 8, layers, bidirectional, pooling, average=average)
         same_alone_and_in_any_batch(backbone, 12)
+    same_alone_and_in_any_batch(LSTMBackbone(140, 8, layers, bidirectional, pooling, average=3, cepstra=20), 140)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -101,6 +104,28 @@ def test_lstm_uses_order_and_both_directions():
         changed[0, at] += 20
         assert (backbone(changed, lengths) - y)[:, half].abs().max() > 1e-2
     assert (backbone(x.flip(1), lengths) - y).abs().max() > 1e-2
+
+
+def test_lstm_steps_are_means_and_deviations():
+    x, lengths = torch.tensor([[1.0, 3, 5, 9, 9]])[..., None], torch.tensor([3])
+    steps, remain = LSTMBackbone(1, 4, average=2).steps(x, lengths)
+    torch.testing.assert_close(steps, torch.tensor([[[2.0, 1], [5, 0.01], [0, 0.01]]]))
+    assert remain.tolist() == [2]
+
+
+def test_cepstra_are_the_cosine_transform_of_normalised_mel_rows_each_of_deviation_1(shared_corpus):
+    ds = SpectrogramDataset(shared_corpus, "genre", rows="fused")
+    plain, backbone = (LSTMBackbone(140, 4, cepstra=n).normalise_from(ds) for n in (0, 20))
+    x, lengths, _ = next(batches(ds, len(ds)))
+    rows, ours = (b.normalise(x)[frame_mask(lengths, x.shape[1])] for b in (plain, backbone))
+    theirs = torch.from_numpy(dct(rows[:, :128].numpy(), norm="ortho"))[:, :20]
+    torch.testing.assert_close(ours[:, :20], theirs / theirs.square().mean(0).sqrt(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours[:, 20:], rows[:, 128:])
+
+
+def test_cepstra_need_mel_rows():
+    with pytest.raises(ValueError, match="20 cepstra of 12 rows"):
+        LSTMBackbone(12, cepstra=20)
 
 
 def test_misspelt_pooling():
