@@ -50,7 +50,7 @@ def write_report(series: dict[str, Path], corpus: Corpus, out: Path, state: dict
         "corpus": corpus,
         "counts": corpus.describe().to_dict("records"),
         "facts": _facts(state, records),
-        "tasks": _tasks(records),
+        "tasks": tasks(records),
         "curves": _curves(records),
         "pdf": can_set(),
         "notebooks": [_entry(name, path, executed, state) for name, path in series.items()],
@@ -174,7 +174,7 @@ def _facts(state: dict, records: dict) -> dict[str, str]:
     return {key: value for key, value in facts.items() if value}
 
 
-def _tasks(records: dict) -> list[dict]:
+def tasks(records: dict) -> list[dict]:
     """One dict a task and set: name, metrics, rows with the best marked, headline metric, best network, forest plot."""
     found = {}
     for record in records.values():
@@ -234,6 +234,9 @@ def _curves(records: dict) -> list[dict]:
 def _canvas(width: float, height: float):
     from matplotlib.figure import Figure
 
+    from .plots import use_style
+
+    use_style()
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import soundfile
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .features import HOP_LENGTH, SAMPLE_RATE
@@ -117,7 +118,9 @@ def plot_history(rows, ax=None, *, title: str = "", best_epoch: int | None = Non
     """Training and validation loss over the epochs (left axis) and the validation score (right axis)."""
     ax, table = _axes(ax), pd.DataFrame(rows)
     ax.plot(table["epoch"], table["train_loss"], color=COLOURS[0], label="training loss")
-    ax.set(title=title, xlabel="epoch", ylabel="loss")
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.set_title(title, pad=24)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if "val_loss" in table:
         ax.plot(table["epoch"], table["val_loss"], color=COLOURS[1], label="validation loss")
         right = ax.twinx()
@@ -125,7 +128,9 @@ def plot_history(rows, ax=None, *, title: str = "", best_epoch: int | None = Non
         right.set(ylabel="score", ylim=(min(0, table["val_score"].min()), 1))
         right.spines["right"].set_visible(True)
         lines = ax.get_lines() + right.get_lines()
-        ax.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="center right")
+        names = [line.get_label() for line in lines]
+        # Above the axes: somewhere within, it would lie on one curve or another.
+        ax.legend(lines, names, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, columnspacing=1)
     if best_epoch:
         ax.axvline(best_epoch, color="0.6", linewidth=1, linestyle="--")
     return ax

@@ -355,10 +355,10 @@ def validate(model: Model, ds: SpectrogramDataset, *, crop: int | None = None, b
     if crop is None:
         outputs = run_model(model, ds, batch_size=batch_size).to(device)
         loss, predictions = float(model.loss(outputs, targets)), model.decode(outputs).cpu()
-    else:  # averaged predictions have no logits: the same losses, on predictions
-        predictions, targets = run_model(model, ds, crop=crop, n_crops=3, batch_size=batch_size), targets.cpu()
-        squared = (predictions - targets).square().mean()
-        loss = float(-(targets * predictions.clamp(min=1e-7).log()).sum(1).mean() if ds.task == "genre" else squared)
+    else:  # averaged predictions have no outputs of their own: take those that would be decoded to them
+        predictions = run_model(model, ds, crop=crop, n_crops=3, batch_size=batch_size)
+        shares = predictions.to(device).clamp(1e-7, 1 - 1e-7)
+        loss = float(model.loss(shares.log() if ds.task == "genre" else shares.logit(), targets))
     return {"val_loss": loss, "val_score": score(ds.y.cpu(), predictions)}
 
 

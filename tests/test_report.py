@@ -212,7 +212,7 @@ def test_results_become_one_table_a_task_with_the_best_marked():
     genre = [row("CNN mel", "genre", "accuracy", 0.5, "validation"), row("CNN mel", "genre", "accuracy", 0.4, "test")]
     again = [row("CNN mel", "genre", "accuracy", 0.3, "test")]
     records = {"08": {"results": axes + means}, "06": {"results": genre}, "07": {"results": again}}
-    affect, validation, test = pages._tasks(records)
+    affect, validation, test = pages.tasks(records)
     assert affect["metrics"] == ["valence", "energy", "mean_spearman"] and affect["headline"] == "mean_spearman"
     assert [r["model"] for r in affect["rows"] if r["cells"]["valence"].best] == ["SVR rows"]
     assert affect["best"]["model"] == "CNN" and affect["rows"][0]["baseline"]  # the cards compare the two
