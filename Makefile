@@ -1,22 +1,26 @@
 # make report   environment, then the whole series: reports/<corpus>/index.html   (ARGS="--data DIR --only 00,01 …")
 # make test     environment, style, unit tests, and the notebooks against their saved outputs
+# make test-kaggle  the unit tests with Kaggle's versions, in .venv-kaggle
 # make reference  runs the series on the sample and accepts what it gives: notebooks with outputs, results, PDF
 # make setup    the environment alone, in .venv   (PYTHON=python3.12 picks the interpreter)
+# make mutations   makes small wrong changes one at a time, in a copy, and shows that each fails the tests (minutes)
 # make constraints   resolves the pinned versions anew
-# make clean    removes the environment; corpora and reports stay
+# make clean    removes the environments; corpora and reports stay
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-# Set iteration order is fixed, so that outputs are too. Threads are left alone: results that depend on their number
-# are compared with a tolerance, and one thread would double the time. A backend set outside would silence the figures.
+# Set iteration order is fixed, so that outputs are too. A backend set outside would silence the figures.
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport MPLBACKEND
+# The number of threads changes the last bits of a training, and those its result: the reference, and what is held to it,
+# are of one thread on any machine. A report takes all.
+ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: setup report test reference constraints clean
+.PHONY: setup report test unit-tests notebook-tests test-kaggle reference constraints clean
 setup: $(STAMP)
 
 # The stamp comes last: an interrupted installation is taken up again.
@@ -35,10 +39,27 @@ $(SAMPLE): | $(STAMP)
 
 test: setup $(SAMPLE)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory -j2 --output-sync=line unit-tests notebook-tests
+
+unit-tests:
+	$(BIN)/python -m pytest tests --ignore tests/test_reference.py
+
+notebook-tests:
+	$(ONE_THREAD) $(BIN)/python -m pytest notebooks tests/test_reference.py
+
+test-kaggle: .venv-kaggle/.installed
+	.venv-kaggle/bin/python -m pytest tests
+
+.venv-kaggle/.installed: pyproject.toml constraints-kaggle.txt
+	$(PYTHON) -m venv .venv-kaggle
+	.venv-kaggle/bin/python -m pip install --disable-pip-version-check -c constraints-kaggle.txt -e '.[test,kaggle]'
+	touch $@
 
 reference: setup $(SAMPLE)
-	$(BIN)/labhelpers reference
+	$(ONE_THREAD) $(BIN)/labhelpers reference
+
+mutations: setup
+	$(BIN)/python tests/mutations.py
 
 # Needs uv on the path; the markers that say "Linux" on every line are dropped.
 constraints:
@@ -48,5 +69,5 @@ constraints:
 	mv constraints.tmp constraints.txt
 
 clean:
-	rm -rf .venv build *.egg-info .ruff_cache
+	rm -rf .venv .venv-kaggle build *.egg-info .ruff_cache
 	find labhelpers tests notebooks -name __pycache__ -prune -exec rm -rf {} +

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import math
 import os
 import tempfile
 import time
@@ -26,6 +27,7 @@ from .corpora import AFFECT, N_ROWS, Corpus, CorpusError, CorpusWarning, array_s
 
 N_MELS = 128
 ROWS = {"mel": slice(0, N_MELS), "chroma": slice(N_MELS, N_ROWS), "fused": slice(0, N_ROWS)}
+LARGE = 1e9  # bytes: an array beyond that is announced before it is read
 SILENCE_DB = -80.0  # the extractor's floor; zero padding would be the loudest value there is
 
 
@@ -216,8 +218,11 @@ def _build(paths: list[Path], folder: Path | None, key: str) -> tuple[torch.Tens
     for i, path in enumerate(paths):
         with contextlib.suppress(CorpusError):  # raised again when the clip is read
             lengths[i] = array_shape(path)[1]
-    width = max(1, int(lengths.max()))
-    target, partial = _new_array(folder, (len(paths), width, N_ROWS))
+    shape = (len(paths), max(1, int(lengths.max())), N_ROWS)
+    size = 4 * math.prod(shape)
+    if size > LARGE:
+        print(f"Loading {shape[0]} clips of up to {shape[1]} frames: {size / 1e9:.1f} GB in memory")
+    target, partial = _new_array(folder, shape)
 
     def fill(i: int) -> CorpusError | None:
         try:

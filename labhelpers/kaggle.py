@@ -104,7 +104,7 @@ def bundle(out: Path, user: str, data: str | None = None, notebooks: Path | None
         upstream = [_slug(other) for other in books if other != name and _reads(book, other)]
         _write_kernel(out / "kernels" / name, name, _slug(name), book, user, data, upstream)
     _write_kernel(out / "kernels" / "report", "report", REPORT, _report_notebook(books), user, data, [])
-    write_text(out / "push.sh", _commands(books))
+    write_text(out / "push.sh", _commands(books, user))
     return out
 
 
@@ -123,7 +123,8 @@ def _write_kernel(folder: Path, name: str, slug: str, book, user: str, data: str
     meta = {
         "id": f"{user}/{slug}", "title": slug.replace("-", " "), "code_file": f"{name}.ipynb",
         "language": "python", "kernel_type": "notebook", "is_private": True,
-        "enable_gpu": True, "enable_internet": False,
+        # Without a shape a kernel gets a P100, for which Kaggle's torch has no code (Kaggle/kaggle-cli issue 1151).
+        "enable_gpu": True, "machine_shape": "NvidiaTeslaT4", "enable_internet": False,
         "dataset_sources": [f"{user}/labhelpers", *([] if contest else [data])],
         "competition_sources": [source] if contest else [],
         "kernel_sources": [f"{user}/{other}" for other in upstream],
@@ -156,13 +157,13 @@ def _report_notebook(books: dict):
     bootstrap = next(cell for book in books.values() for cell in book.cells if "find_spec" in cell.source)
     run = """import shutil
 
-from labhelpers.corpora import KAGGLE_INPUT, find_corpus
+import labhelpers
+from labhelpers.corpora import find_corpus
 from labhelpers.records import out_folder
 from labhelpers.report import run_series
 
-# The notebooks run in their folder, and the inputs are read-only.
-attached = next(KAGGLE_INPUT.glob("**/notebooks/00_kaggle_kernels.ipynb")).parent
-shutil.copytree(attached, "notebooks", dirs_exist_ok=True)
+# The notebooks lie beside the package. They run in their folder, and the inputs are read-only.
+shutil.copytree(Path(labhelpers.__file__).parents[1] / "notebooks", "notebooks", dirs_exist_ok=True)
 corpus = find_corpus()
 run_series(corpus.root, out_folder(corpus), notebooks="notebooks")"""
     title = "# The whole report\n\nEvery notebook of the series in one run; the report lies in the output folder."
@@ -172,12 +173,14 @@ run_series(corpus.root, out_folder(corpus), notebooks="notebooks")"""
     return nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(run)], metadata=metadata)
 
 
-def _commands(books: dict) -> str:
+def _commands(books: dict, user: str) -> str:
     """A shell script with the uploads in order; a kernel finds the records of those before it once they have run."""
     lines = [
         "#!/bin/sh -e", 'cd "$(dirname "$0")"',
         "# A second time: kaggle datasets version -p dataset --dir-mode zip -m new",
-        "kaggle datasets create -p dataset --dir-mode zip", "# Either the whole report in one kernel:",
+        "kaggle datasets create -p dataset --dir-mode zip",
+        f"until kaggle datasets status {user}/labhelpers | grep -q ready; do sleep 10; done",
+        "# Either the whole report in one kernel (a push also runs it):",
         "kaggle kernels push -p kernels/report",
         "# or one by one, each when those before it are complete (kaggle kernels status):",
     ]  # fmt: skip

@@ -2,7 +2,11 @@
 
 The notebook runs through papermill without parameters, in a root of its own: /kaggle/input is INPUT, read-only;
 /kaggle/working is WORKING; there is no network, HOME is read-only, and neither the checkout nor an installation of it
-is in sight.
+is in sight, nor the packages that Kaggle's image lacks (kaggle_site/).
+
+Where namespaces are not permitted, `python kaggle_sandbox.py --plain INPUT WORKING NOTEBOOK` comes as near as it can:
+the notebook is told INPUT instead of /kaggle/input, and Python itself refuses the network. INPUT is not protected from
+root then: the caller compares it before and after.
 """
 
 import fcntl
@@ -50,21 +54,38 @@ def loopback_up() -> None:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 
 
-def main(attached: Path, working: Path, notebook: Path) -> None:
+def run(notebook: Path, working: Path, **own) -> None:
+    """Become papermill, with Kaggle's environment and nothing of the user's."""
+    os.chdir(working)
+    environment = {
+        "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "PYTHONPATH": str(CHECKOUT / "tests" / "kaggle_site"), "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "JUPYTER_RUNTIME_DIR": f"{working}/.runtime", "LABHELPERS_CACHE": f"{working}/.cache",
+    }  # fmt: skip
+    command = ["-m", "papermill", str(notebook), "__notebook__.ipynb", "-k", "python3", "--no-progress-bar"]
+    os.execve(sys.executable, [sys.executable, *command], environment | own)
+
+
+def act(attached: Path, working: Path, notebook: Path) -> None:
     root = working.with_name(f"{working.name}.root")
     root.mkdir()
     build_root(root, attached, working)
     loopback_up()
     os.chroot(root)
-    os.chdir("/kaggle/working")
-    environment = {
-        "PATH": os.environ["PATH"], "HOME": "/kaggle/home", "LANG": "C.UTF-8", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        "JUPYTER_RUNTIME_DIR": "/kaggle/working/.runtime", "LABHELPERS_CACHE": "/kaggle/working/.cache",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONHASHSEED": "0",
-    }  # fmt: skip
-    command = ["-m", "papermill", str(notebook), "__notebook__.ipynb", "-k", "python3", "--no-progress-bar"]
-    os.execve(sys.executable, [sys.executable, *command], environment)
+    run(notebook, Path("/kaggle/working"), HOME="/kaggle/home")
+
+
+def act_plainly(attached: Path, working: Path, notebook: Path) -> None:
+    told = working / "__told__.ipynb"
+    told.write_text(notebook.read_text(encoding="utf-8").replace("/kaggle/input", str(attached)), encoding="utf-8")
+    # Nobody can write below /dev/null, root included; Python leaves its byte code beside the package where it can.
+    own = {"HOME": "/dev/null/home", "PYTHONDONTWRITEBYTECODE": "1", "LABHELPERS_KAGGLE_INPUT": str(attached)}
+    run(told, working, **own)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    if sys.argv[1] == "--plain":
+        act_plainly(*map(Path, sys.argv[2:]))
+    else:
+        act(*map(Path, sys.argv[1:]))

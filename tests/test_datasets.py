@@ -131,6 +131,17 @@ def test_second_load_maps_the_file(corpus, own_cache, monkeypatch):
     assert stored.read_bytes() == before
 
 
+def test_a_large_load_is_announced_before_it_starts(corpus, monkeypatch, capsys):
+    SpectrogramDataset(corpus, "genre")
+    assert capsys.readouterr().out == ""  # the notebooks' outputs on the sample have no such line
+    monkeypatch.setattr(datasets, "LARGE", 1)
+    ds = SpectrogramDataset(corpus, "genre", "test")
+    size = f"{ds.x.numel() * 4 / 1e9:.1f} GB"
+    assert capsys.readouterr().out == f"Loading 9 clips of up to {ds.x.shape[1]} frames: {size} in memory\n"
+    SpectrogramDataset(corpus, "genre", "test")
+    assert capsys.readouterr().out == ""  # mapped, not loaded
+
+
 @pytest.mark.parametrize("gz", [False, True])
 def test_float64_becomes_float32(tmp_path, own_cache, gz):
     wide = make_corpus(tmp_path / "wide", dtype=np.float64, gz=gz)

@@ -73,3 +73,19 @@ def test_constraints_lie_in_the_ranges(declared, python):
 def test_kaggles_image_lies_in_the_ranges(declared):
     for name, version in KAGGLE_IMAGE.items():
         assert declared[name].contains(version), f"{name} {version} is what Kaggle has, {declared[name]} is declared"
+
+
+def test_constraints_kaggle_are_its_image_in_the_ranges(declared):
+    lines = (ROOT / "constraints-kaggle.txt").read_text().splitlines()
+    pins = {name: str(spec).removeprefix("==") for name, spec in ranges(filter(is_requirement, lines)).items()}
+    other = {name for name, version in KAGGLE_IMAGE.items() if pins[name] != version}
+    assert other == {"torch"}  # the file's head says why
+    # What only make setup installs is left out there.
+    absent = {name for name in declared if name not in pins}
+    assert absent == {"jupyterlab", "dask"}
+    for name in declared.keys() - absent:
+        assert declared[name].contains(pins[name]), f"{name} {pins[name]} is pinned, {declared[name]} is declared"
+
+
+def is_requirement(line):
+    return line and not line.startswith("#")
