@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from scipy.stats import ConstantInputWarning, spearmanr
 from sklearn.metrics import f1_score
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .datasets import N_MELS, SpectrogramDataset, batches, pad_to
 from .models import Model, frame_mask, write_torch
@@ -69,9 +70,18 @@ def pick_device(name: str = "auto") -> torch.device:
             f"DEVICE = {name!r}, but torch finds no GPU; on Kaggle: Settings > Accelerator > GPU. 'auto' runs without"
         )
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"DEVICE = {name!r}; known: 'auto', 'cpu', 'cuda', 'cuda:0', …") from None
+    if device.type == "cuda":
+        try:
+            torch.ones(1, device=device).sum().item()
+        except RuntimeError as error:  # Kaggle's P100 is there, but its torch has no code for it
+            raise ValueError(
+                f"torch cannot use the GPU ({str(error).splitlines()[0]}); "
+                "on Kaggle: Settings > Accelerator > GPU T4 x2, or DEVICE = 'cpu'"
+            ) from None
+    return device
 
 
 def autocast(device: torch.device):
@@ -91,7 +101,7 @@ def fit(
     model: Model, train, val: SpectrogramDataset | None = None, *, epochs: int, lr: float = 1e-3, batch_size: int = 32,
     seed: int = 0, weight_decay: float = 1e-2, schedule: str = "one-cycle", patience: int | None = None,
     clip: float = 1.0, crop: int | None = None, val_crop: int | None = None, augment: Augment | None = None,
-    device="auto", checkpoint: Path | None = None, log=print,
+    device="auto", checkpoint: Path | None = None, log=print, ema: float = 0.0,
 ) -> History:  # fmt: skip
     """Train `model` in place with AdamW, and leave it at the epoch with the best validation score.
 
@@ -99,6 +109,7 @@ def fit(
     val : chooses the epoch by macro-F1 (genre) or mean Spearman's rho (affect), ties by the loss; without it the last
         epoch stays
     schedule : "one-cycle", "cosine" or "constant"; patience : stop after so many epochs without a better score
+    ema : decay, a step, of a moving average of the weights; with one, the average is what is validated and kept
     clip : largest gradient norm; crop : train on random windows of that many frames; val_crop : validate on windows too
     checkpoint : a file that holds the state after each epoch; a killed run that is started again with the same model
         and arguments goes on from there and ends as an unbroken one would; it is removed at the end
@@ -114,24 +125,23 @@ def fit(
         raise ValueError("a split is empty: give fit clips to train on, and to validate on or val=None")
     parts, val = [part.to(device) for part in parts], None if val is None else val.to(device)
     model.to(device)
-    run = _Run(model, parts, epochs, lr, batch_size, seed, weight_decay, schedule, clip, crop, augment, device)
+    run = _Run(model, parts, epochs, lr, batch_size, seed, weight_decay, schedule, clip, crop, augment, device, ema)
     arguments = _describe(model, parts + ([] if val is None else [val]), epochs, lr, batch_size, seed, weight_decay,
-                          schedule, patience, clip, crop, val_crop, augment, device)  # fmt: skip
+                          schedule, patience, clip, crop, val_crop, augment, device, ema)  # fmt: skip
     if checkpoint is not None and Path(checkpoint).is_file():
         run.resume(checkpoint, arguments)
     while len(run.history.rows) < epochs and not run.exhausted(patience):
         start = time.perf_counter()
         row = {"epoch": len(run.history.rows) + 1, "train_loss": run.epoch()}
         if val is not None:
-            row |= validate(model, val, crop=val_crop, batch_size=batch_size)
+            row |= validate(run.judged, val, crop=val_crop, batch_size=batch_size)
         row |= {"lr": run.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
         run.keep(row)
         if checkpoint is not None:
             checkpoint = run.save(checkpoint, arguments)
         if log is not None:
             log(describe_epoch(row, epochs))
-    if run.best_state is not None:
-        model.load_state_dict(run.best_state)
+    model.load_state_dict(run.best_state or run.judged.state_dict())
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
     model.eval()
@@ -157,7 +167,9 @@ def describe_epoch(row: dict, epochs: int) -> str:
 class _Run:
     """The moving parts of one `fit`, apart so that they can be saved and brought back."""
 
-    def __init__(self, model, parts, epochs, lr, batch_size, seed, weight_decay, schedule, clip, crop, augment, device):
+    def __init__(
+        self, model, parts, epochs, lr, batch_size, seed, weight_decay, schedule, clip, crop, augment, device, ema
+    ):
         self.model, self.parts, self.batch_size, self.clip, self.crop = model, parts, batch_size, clip, crop
         self.augment, self.device, self.history = augment, device, History()
         self.generator = torch.Generator().manual_seed(seed)
@@ -166,6 +178,8 @@ class _Run:
         steps = epochs * sum(math.ceil(len(part) / batch_size) for part in parts)
         self.schedule = _schedule(self.optimizer, schedule, lr, steps)
         self.scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and not _has_bf16())
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
+        self.judged = self.average.module if ema else model
         self.best_state, self.best_key = None, (-math.inf, -math.inf)
 
     def epoch(self) -> float:
@@ -191,6 +205,8 @@ class _Run:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.schedule.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
             total += loss.detach() * len(x)
             count += len(x)
         mean = float(total / count)
@@ -218,7 +234,7 @@ class _Run:
         if key > self.best_key:
             self.best_key, self.history.best_epoch = key, row["epoch"]
             if "val_score" in row:  # a clone: state_dict() alone is an alias of the live weights
-                self.best_state = {name: value.clone() for name, value in self.model.state_dict().items()}
+                self.best_state = {name: value.clone() for name, value in self.judged.state_dict().items()}
 
     def exhausted(self, patience: int | None) -> bool:
         return patience is not None and len(self.history.rows) - self.history.best_epoch >= patience
@@ -232,7 +248,7 @@ class _Run:
             "arguments": arguments, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(), "best": self.best_state,
             "best_key": list(self.best_key), "rows": self.history.rows, "best_epoch": self.history.best_epoch,
-            "random": random_states,
+            "random": random_states, "average": self.average and self.average.state_dict(),
         }  # fmt: skip
         try:
             write_torch(state, path)
@@ -253,6 +269,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.best_state, self.best_key = state["best"], tuple(state["best_key"])
         self.history = History(state["rows"], state["best_epoch"])
         torch.set_rng_state(state["random"]["cpu"])

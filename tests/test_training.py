@@ -249,6 +249,16 @@ def test_devices(name, monkeypatch):
         pick_device(name)
 
 
+def test_a_gpu_that_torch_cannot_use_is_a_sentence(monkeypatch):
+    def no_code(*shape, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", no_code)
+    with pytest.raises(ValueError, match="no kernel image .*; on Kaggle: Settings > Accelerator > GPU T4 x2"):
+        pick_device()
+
+
 @pytest.mark.parametrize("make", [lstm, cnn])
 def test_half_precision_trains(genre, make, monkeypatch):
     exact = fit(make(genre[0]), *genre, epochs=3, lr=0.01, batch_size=16, log=None)
@@ -269,9 +279,21 @@ def test_autocast_follows_the_processor(monkeypatch):
             assert torch.is_autocast_enabled("cpu") == has
 
 
+@pytest.mark.parametrize("make", [lstm, cnn])
+def test_the_moving_average_of_the_weights_is_kept(genre, make):
+    batch, model, seen = genre[0].subset(range(8)), make(genre[0]), []
+    fit(model, batch, epochs=3, batch_size=8, lr=0.01, ema=0.75, log=lambda _: seen.append(weights(model)))
+    for name, kept in weights(model).items():
+        first, second, third = (state[name] for state in seen)
+        average = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+        if kept.is_floating_point():
+            torch.testing.assert_close(kept, average)
+    assert not equal(weights(model), seen[-1])
+
+
 # --- kill and resume ------------------------------------------------------------------------------------------------
 
-OPTIONS = {"epochs": 5, "lr": 0.01, "batch_size": 16, "crop": 24, "augment": ALL, "patience": 4}
+OPTIONS = {"epochs": 5, "lr": 0.01, "batch_size": 16, "crop": 24, "augment": ALL, "patience": 4, "ema": 0.8}
 
 
 class Killed(Exception):
