@@ -1,6 +1,6 @@
 # make report   environment, then the whole series: reports/<corpus>/index.html   (ARGS="--data DIR --only 00,01 …")
 # make test     environment, style, unit tests, and the notebooks against their saved outputs
-# make test-kaggle  the unit tests with Kaggle's versions, in .venv-kaggle
+# make test-kaggle  the unit tests with Kaggle's versions, in .venv-kaggle   (TESTS=tests/test_models.py picks some)
 # make reference  runs the series on the sample and accepts what it gives: notebooks with outputs, results, PDF
 # make setup    the environment alone, in .venv   (PYTHON=python3.12 picks the interpreter)
 # make mutations   makes small wrong changes one at a time, in a copy, and shows that each fails the tests (minutes)
@@ -23,10 +23,12 @@ ONE_THREAD := OMP_NUM_THREADS=1
 .PHONY: setup report test unit-tests notebook-tests test-kaggle reference constraints clean
 setup: $(STAMP)
 
-# The stamp comes last: an interrupted installation is taken up again.
+# The stamp comes last: an interrupted installation is taken up again. librosa's functions are compiled at once, since
+# processes that compile them side by side can crash each other.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[lab,test,kaggle,dask]'
+	$(BIN)/python -c "from labhelpers.features import fill_numba_cache; fill_numba_cache()"
 	touch $@
 
 report: setup
@@ -47,8 +49,9 @@ unit-tests:
 notebook-tests:
 	$(ONE_THREAD) $(BIN)/python -m pytest notebooks tests/test_reference.py
 
+TESTS ?= tests
 test-kaggle: .venv-kaggle/.installed
-	.venv-kaggle/bin/python -m pytest tests
+	.venv-kaggle/bin/python -m pytest $(TESTS)
 
 .venv-kaggle/.installed: pyproject.toml constraints-kaggle.txt
 	$(PYTHON) -m venv .venv-kaggle

@@ -280,6 +280,7 @@ def write_pdf(target: Path, bodies: dict[str, str], context: dict, *, code: bool
     if not code:
         document = re.sub(r'<details class="code">.*?</details>', "", document, flags=re.S)
     document = re.sub(r'(<pre class="stdout">)(.*?)(</pre>)', _shorten, document, flags=re.S)
+    document = re.sub(r'<pre class="stdout">Recorded in [^<]*</pre>', "", document)  # often alone on a last page
     document = re.sub(r"<audio.*?</audio>", "(The sound is in the HTML report.)", document, flags=re.S)
     document = document.replace('class="sourceCode python"', 'class="python"')
     document = _relink(document, "pdf")
