@@ -109,7 +109,8 @@ def fit(
     val : chooses the epoch by macro-F1 (genre) or mean Spearman's rho (affect), ties by the loss; without it the last
         epoch stays
     schedule : "one-cycle", "cosine" or "constant"; patience : stop after so many epochs without a better score
-    ema : decay, a step, of a moving average of the weights; with one, the average is what is validated and kept
+    ema : epochs, about, over which the weights are averaged as they move (exponentially, by step); then that average is
+        what is validated and kept. 0 is off
     clip : largest gradient norm; crop : train on random windows of that many frames; val_crop : validate on windows too
     checkpoint : a file that holds the state after each epoch; a killed run that is started again with the same model
         and arguments goes on from there and ends as an unbroken one would; it is removed at the end
@@ -178,7 +179,10 @@ class _Run:
         steps = epochs * sum(math.ceil(len(part) / batch_size) for part in parts)
         self.schedule = _schedule(self.optimizer, schedule, lr, steps)
         self.scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and not _has_bf16())
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
+        self.average = None
+        if ema:
+            decay = max(0.0, 1 - epochs / (steps * ema))
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.judged = self.average.module if ema else model
         self.best_state, self.best_key = None, (-math.inf, -math.inf)
 

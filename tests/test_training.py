@@ -282,7 +282,7 @@ def test_autocast_follows_the_processor(monkeypatch):
 @pytest.mark.parametrize("make", [lstm, cnn])
 def test_the_moving_average_of_the_weights_is_kept(genre, make):
     batch, model, seen = genre[0].subset(range(8)), make(genre[0]), []
-    fit(model, batch, epochs=3, batch_size=8, lr=0.01, ema=0.75, log=lambda _: seen.append(weights(model)))
+    fit(model, batch, epochs=3, batch_size=8, lr=0.01, ema=4, log=lambda _: seen.append(weights(model)))
     for name, kept in weights(model).items():
         first, second, third = (state[name] for state in seen)
         average = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
@@ -293,7 +293,7 @@ def test_the_moving_average_of_the_weights_is_kept(genre, make):
 
 # --- kill and resume ------------------------------------------------------------------------------------------------
 
-OPTIONS = {"epochs": 5, "lr": 0.01, "batch_size": 16, "crop": 24, "augment": ALL, "patience": 4, "ema": 0.8}
+OPTIONS = {"epochs": 5, "lr": 0.01, "batch_size": 16, "crop": 24, "augment": ALL, "patience": 4, "ema": 2}
 
 
 class Killed(Exception):
