@@ -20,7 +20,7 @@ from .corpora import find_corpus
 from .records import RunError, out_folder, write_text
 
 PACKAGE = Path(__file__).parent
-NOT_USED_BY_NOTEBOOKS = ("report.py", "pages.py", "cli.py", "bench.py", "reference.py", "inference.py")
+NOT_USED_BY_NOTEBOOKS = ("report.py", "pages.py", "cli.py", "bench.py", "reference.py")
 LOG_EVERY = 60  # seconds between progress lines within one notebook when the output is no terminal
 
 

@@ -4,6 +4,10 @@ import pytest
 import torch
 from helpers_corpus import make_corpus
 
+from labhelpers.inference import describe_predictor
+from labhelpers.models import Classifier, CNNBackbone, MultitaskRegressor
+from labhelpers.records import save_run
+
 torch.set_num_threads(1)  # the models are tiny, and the number of threads may change the last bits
 
 
@@ -27,3 +31,18 @@ def shared_corpus(tmp_path_factory):
     """A corpus to read and train on only: 4 genres, 64 + 16 genre clips, 60 + 10 affect clips."""
     genres = ("Rock", "Blues", "Jazz", "Pop")
     return make_corpus(tmp_path_factory.mktemp("shared") / "tiny", genres=genres, train=16, test=4, affect=(60, 10))
+
+
+@pytest.fixture
+def trained(tmp_path, corpus):
+    """A report folder with two untrained models."""
+    torch.manual_seed(0)
+    settings = {"channels": (2, 2), "pools": (2, 2)}
+    out = tmp_path / "report"
+    for notebook, task, model in (
+        ("07_cnn", "genre", Classifier(CNNBackbone(128, **settings), ["Jazz", "Pop", "Rock"])),
+        ("09b_multitask_learning", "affect", MultitaskRegressor(CNNBackbone(128, **settings))),
+    ):
+        facts = {"predict": {task: describe_predictor("the model", crop=32, n_crops=2)}}
+        save_run(notebook, corpus, out, facts=facts, models={"the model": model})
+    return out

@@ -5,28 +5,10 @@ import json
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from labhelpers.corpora import AFFECT
-from labhelpers.inference import describe_predictor, predict_files
-from labhelpers.models import Classifier, CNNBackbone, MultitaskRegressor
+from labhelpers.inference import predict_files
 from labhelpers.records import RunError, save_run
-
-SETTINGS = {"channels": (2, 2), "pools": (2, 2)}
-
-
-@pytest.fixture
-def run(tmp_path, corpus):
-    """A report folder with two untrained models."""
-    torch.manual_seed(0)
-    out = tmp_path / "report"
-    for notebook, task, model in (
-        ("07_cnn", "genre", Classifier(CNNBackbone(128, **SETTINGS), ["Jazz", "Pop", "Rock"])),
-        ("09b_multitask_learning", "affect", MultitaskRegressor(CNNBackbone(128, **SETTINGS))),
-    ):
-        facts = {"predict": {task: describe_predictor("the model", crop=32, n_crops=2)}}
-        save_run(notebook, corpus, out, facts=facts, models={"the model": model})
-    return out
 
 
 @pytest.fixture
@@ -38,15 +20,15 @@ def tones(tmp_path):
     return [tmp_path / "low.wav", tmp_path / "high.wav"]
 
 
-def test_a_table_for_people(run, tones, capsys):
-    assert predict_files(tones, run) == 0
+def test_a_table_for_people(trained, tones, capsys):
+    assert predict_files(tones, trained) == 0
     head, low, high = capsys.readouterr().out.splitlines()
     assert all(axis in head for axis in AFFECT)
     assert low.startswith("low.wav") and high.startswith("high.wav") and "Jazz" in low and len(low) == len(head)
 
 
-def test_json_for_programs(run, tones, capsys):
-    assert predict_files(tones, run, as_json=True) == 0
+def test_json_for_programs(trained, tones, capsys):
+    assert predict_files(tones, trained, as_json=True) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["file"] for row in rows] == list(map(str, tones))
     for row in rows:
@@ -55,9 +37,9 @@ def test_json_for_programs(run, tones, capsys):
         assert list(row["affect"]) == list(AFFECT) and all(0 <= value <= 1 for value in row["affect"].values())
 
 
-def test_what_is_no_audio_costs_one_sentence_and_the_others_are_done(run, tones, tmp_path, capsys):
+def test_what_is_no_audio_costs_one_sentence_and_the_others_are_done(trained, tones, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("no music")
-    assert predict_files([tmp_path / "notes.txt", tones[0], tmp_path / "absent.mp3"], run, as_json=True) == 1
+    assert predict_files([tmp_path / "notes.txt", tones[0], tmp_path / "absent.mp3"], trained, as_json=True) == 1
     said = capsys.readouterr()
     assert [row["file"] for row in json.loads(said.out)] == [str(tones[0])]
     assert len(said.err.splitlines()) == 2 and "notes.txt" in said.err and "absent.mp3" in said.err
@@ -68,7 +50,7 @@ def test_without_a_run_the_notebook_is_named(tmp_path, tones):
         predict_files(tones, tmp_path / "nothing")
 
 
-def test_a_record_that_names_no_predictor_is_a_sentence(run, tones, corpus):
-    save_run("07_cnn", corpus, run)
+def test_a_record_that_names_no_predictor_is_a_sentence(trained, tones, corpus):
+    save_run("07_cnn", corpus, trained)
     with pytest.raises(RunError, match="run notebook 07_cnn again"):
-        predict_files(tones, run)
+        predict_files(tones, trained)

@@ -1,0 +1,132 @@
+"""Every command that README.md gives is run here, on small things in the place of its capital letters."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+from helpers_corpus import make_corpus
+from test_features import tone
+
+from labhelpers import bench, cli, report
+from labhelpers.kaggle import bundle
+from labhelpers.records import RunError
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAMS = ("make", "labhelpers", ".venv/bin/labhelpers", ".venv/bin/kaggle")
+
+
+def commands():
+    """What stands in code blocks, a command a line, and between backticks in prose."""
+    blocks = re.findall(r"^```\n(.*?)^```", README, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\n.*?^```", "", README, flags=re.M | re.S))
+    found = [text.partition("  #")[0].strip() for text in [*lines, *inline]]
+    return sorted({text for text in found if text.split(" ")[0] in PROGRAMS and " " in text})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with music and a corpus, and what the README's names in capitals stand for there."""
+    folder = tmp_path_factory.mktemp("readme")
+    for number, genre in enumerate(("Blues", "Metal") * 3):
+        (folder / "MUSIC" / genre).mkdir(parents=True, exist_ok=True)
+        samples = tone(2, pitch=110 * (1 + number), seed=number)
+        soundfile.write(folder / "MUSIC" / genre / f"{number}.mp3", samples, 22050)
+    soundfile.write(folder / "SONG.mp3", tone(5), 22050)
+    make_corpus(folder / "DIR", genres=("Rock", "Blues"), train=6, test=2)
+    return folder
+
+
+def run(text, place, *more):
+    """Run a command in the checkout, its paths leading to `place`; `more` goes to `labhelpers report`."""
+    text = re.sub(r"\b(MUSIC|DIR|SONG.mp3|corpora/mine|bundle(?= *$))\b", lambda m: str(place / m[1]), text)
+    words = shlex.split(text)
+    if words[0] == "make":
+        if not (ROOT / ".venv" / ".installed").is_file():
+            pytest.skip("make would set up an environment first")
+        arguments = " ".join([word.partition("=")[2] for word in words if word.startswith("ARGS=")] + list(more))
+        words = ["make", words[1], f"ARGS={arguments}"]
+    else:
+        words = [sys.executable, "-m", "labhelpers.cli", *words[1:]]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+# Of the series the first notebook: all of it is what `make test` itself runs.
+FIRST = ("--only", "00")
+ON_SMALL_THINGS = {
+    'make report ARGS="--data DIR"': (FIRST, "reports"),
+    ".venv/bin/labhelpers extract MUSIC corpora/mine": ((), "corpora/mine"),
+    'make report ARGS="--data corpora/mine"': (FIRST, "reports"),
+    ".venv/bin/labhelpers kaggle bundle --user NAME bundle": ((), "bundle/push.sh"),
+}
+
+
+@pytest.mark.parametrize("text", ON_SMALL_THINGS)
+def test_command(text, place, tmp_path):
+    more, leaves = ON_SMALL_THINGS[text]
+    said = run(text, place, *more, *(("--out", str(tmp_path / "reports")) if more else ()))
+    assert (place / leaves).exists() or (tmp_path / leaves / "index.html").is_file(), said
+
+
+def test_predict(place, trained):
+    assert "Jazz" in run(f".venv/bin/labhelpers predict SONG.mp3 --run {trained}", place)
+
+
+def test_a_changed_parameter_reaches_the_notebook(place, tmp_path, monkeypatch):
+    given = []
+
+    def execute(path, target, own, progress):
+        given.append((path.stem, own["AVERAGE"]))
+        raise RunError("far enough")
+
+    monkeypatch.setattr(report, "_execute", execute)
+    words = shlex.split("report --from 07 -p AVERAGE 1")
+    assert cli.main([*words, "--data", str(place / "DIR"), "--out", str(tmp_path)]) == 1
+    assert given == [("07_cnn", 1)]
+
+
+def test_bench_quality(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "run_series", lambda *args, **options: None)
+    monkeypatch.setattr(bench, "out_folder", lambda corpus: tmp_path)
+    row = dict(model="CNN", task="genre", set="test", metric="accuracy", value=0.5)
+    monkeypatch.setattr(bench, "load_run", lambda *args: {"results": [row]})
+    (tmp_path / "seeds").mkdir()
+    assert cli.main(shlex.split(f"bench quality --data {place / 'DIR'}")) == 0
+    assert (tmp_path / "seeds" / "quality.csv").is_file()
+
+
+def test_kaggle_commands_are_those_of_the_bundle(place):
+    """On these folders test_kaggle.py runs the real client."""
+    bundle(place / "pushed", "me")
+    script = (place / "pushed" / "push.sh").read_text()
+    given = [text for text in commands() if "/kaggle " in text]
+    assert len(given) == 3
+    for text in given:
+        assert text.removeprefix(".venv/bin/").replace("bundle/", "") in script
+        assert (place / "pushed" / re.search(r"-p bundle/(\S+)", text)[1]).is_dir()
+
+
+ELSEWHERE = {
+    "make setup": "the commands above begin with it",
+    "make report": "the same as with ARGS; its whole series is what nbval runs",
+    "make test": "runs this",
+    "make reference": "test_reference.py",
+    "make mutations": "test_mutations.py",
+    ".venv/bin/labhelpers predict SONG.mp3": "test_predict",
+    'make report ARGS="--from 07 -p AVERAGE 1"': "test_a_changed_parameter_reaches_the_notebook",
+    "labhelpers bench quality --data DIR": "test_bench_quality",
+}
+
+
+def test_no_command_of_the_readme_is_left_out():
+    here = {text for text in commands() if "/kaggle " not in text}
+    assert here == set(ON_SMALL_THINGS) | set(ELSEWHERE)
