@@ -256,7 +256,10 @@ def _read_labels(labels: Path, audio: Path) -> pd.DataFrame:
 
 
 def _plan(table: pd.DataFrame, audio: Path, test_fraction: float, seed: int) -> pd.DataFrame:
-    """Add id (safe, unique) and split: a share of each genre's groups, by hash, so that adding files moves few."""
+    """Add id (safe, unique) and split: a share of each genre's groups, by hash, so that adding files moves few.
+
+    Of two groups or more one goes to the test split, however small the share: without it nothing could be judged.
+    """
     table = table.reindex(columns=COLUMNS).reset_index(drop=True)
     for column in ("genre", "group"):  # a tab or a line end in a name would break the label files
         table[column] = table[column].map(lambda name: " ".join(name.split()), na_action="ignore").astype(object)
@@ -269,7 +272,8 @@ def _plan(table: pd.DataFrame, audio: Path, test_fraction: float, seed: int) -> 
         stratum = table["genre"].fillna("").groupby(groups).first()
         order = pd.Series({group: _hash(f"{seed}/{group}") for group in stratum.index})
         rank, size = order.groupby(stratum).rank(), stratum.groupby(stratum).transform("size")
-        test = groups.map(rank <= (size * test_fraction).round())
+        least = ((size > 1) & (test_fraction > 0)).astype(int)
+        test = groups.map(rank <= (size * test_fraction).round().clip(lower=least))
         table["split"] = np.where(test, "test", "train")
     return table
 

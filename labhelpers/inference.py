@@ -34,7 +34,12 @@ def predict_files(files: list[Path], out: Path | None = None, as_json: bool = Fa
     out : the report folder of the run (default: the newest in reports/); as_json : a JSON object a file, in a list
     Raises RunError when there is no run.
     """
-    models = {task: _load(task, out) for task in PREDICTORS}
+    models, told = {}, set()
+    for task in PREDICTORS:
+        *models[task], folder = _load(task, out)
+        told.add(folder.name)
+    sample = " (synthesised music: they know little of real music)" if "sample" in told else ""
+    print(f"by the models of {' and '.join(sorted(told))}{sample}", file=sys.stderr)
     found, failed = [], 0
     for file in files:
         try:
@@ -54,7 +59,7 @@ def predict_files(files: list[Path], out: Path | None = None, as_json: bool = Fa
 
 
 def _load(task: str, out: Path | None):
-    """(model, description) from the record in `out`, or in the newest report folder that has it."""
+    """(model, description, report folder) from the record in `out`, or in the newest report folder that has it."""
     notebook = PREDICTORS[task]
     folders = [Path(out)] if out else sorted((project_root() / "reports").glob("*"))
     records = [path for folder in folders if (path := folder / "records" / f"{notebook}.json").is_file()]
@@ -66,7 +71,7 @@ def _load(task: str, out: Path | None):
     how = run["facts"].get("predict", {}).get(task)
     if how is None:
         raise RunError(f"{path} does not say what predicts {task}; run notebook {notebook} again")
-    return load_model(run.checkpoint(how["checkpoint"])), how
+    return load_model(run.checkpoint(how["checkpoint"])), how, path.parents[1]
 
 
 @torch.inference_mode()

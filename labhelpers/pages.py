@@ -76,7 +76,7 @@ def _render(template: str, **context) -> str:
 
 def measure(metric: str) -> str:
     """A metric as readers know it; for affect, Spearman's rho of each axis and their mean."""
-    names = {"macro_f1": "macro F1", "mean_spearman": "mean ρ", **{axis: f"ρ {axis}" for axis in AFFECT}}
+    names = {"macro_f1": "macro-F1", "mean_spearman": "mean ρ", **{axis: f"ρ {axis}" for axis in AFFECT}}
     return names.get(metric, metric.replace("_", " "))
 
 

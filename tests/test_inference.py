@@ -42,7 +42,7 @@ def test_what_is_no_audio_costs_one_sentence_and_the_others_are_done(trained, to
     assert predict_files([tmp_path / "notes.txt", tones[0], tmp_path / "absent.mp3"], trained, as_json=True) == 1
     said = capsys.readouterr()
     assert [row["file"] for row in json.loads(said.out)] == [str(tones[0])]
-    assert len(said.err.splitlines()) == 2 and "notes.txt" in said.err and "absent.mp3" in said.err
+    assert len(said.err.splitlines()) == 3 and "notes.txt" in said.err and "absent.mp3" in said.err
 
 
 def test_without_a_run_the_notebook_is_named(tmp_path, tones):

@@ -119,11 +119,12 @@ ELSEWHERE = {
     "make setup": "the commands above begin with it",
     "make report": "the same as with ARGS; its whole series is what nbval runs",
     "make test": "runs this",
+    "labhelpers report": "what make report calls",
     "make reference": "test_reference.py",
     "make mutations": "test_mutations.py",
     ".venv/bin/labhelpers predict SONG.mp3": "test_predict",
     'make report ARGS="--from 07 -p AVERAGE 1"': "test_a_changed_parameter_reaches_the_notebook",
-    "labhelpers bench quality --data DIR": "test_bench_quality",
+    ".venv/bin/labhelpers bench quality --data DIR": "test_bench_quality",
 }
 
 
