@@ -189,13 +189,16 @@ def _bench(args):
 
 
 def _add_reference(commands):
-    _command(commands, "reference", _reference, "Run the series on the sample and accept its outputs as the reference.")
+    text = "Run the series on the sample and accept its outputs as the reference."
+    reference = _command(commands, "reference", _reference, text)
+    spread = "measure how far three seeds spread the results, from which the tests' tolerances follow, and nothing else"
+    reference.add_argument("--spread", action="store_true", help=spread)
 
 
 def _reference(args):
-    from .reference import make_reference
+    from .reference import make_reference, measure_spread
 
-    print(make_reference())
+    print(measure_spread() if args.spread else make_reference())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 
 from labhelpers.corpora import project_root
 from labhelpers.records import compare_runs
-from labhelpers.reference import TOLERANCE, load_reference, load_results
+from labhelpers.reference import load_reference, load_results, load_tolerance, pooled_deviation, results_table
 
 REFERENCE = load_reference()
 STARTED = time.time()  # of collection, before any notebook ran
@@ -30,7 +30,22 @@ def test_every_notebook_with_results_has_a_reference(recorded):
 
 @pytest.mark.parametrize("notebook", REFERENCE)
 def test_results_lie_within_the_tolerance(notebook, recorded):
-    assert compare_runs(REFERENCE[notebook], recorded[notebook], TOLERANCE) == []
+    assert compare_runs(REFERENCE[notebook], recorded[notebook], load_tolerance()) == []
+
+
+def test_deviation_leaves_out_what_moves_all_models_of_a_drawn_split():
+    def run(shift, network):
+        values = {"SVR": 0.5 + shift, "CNN": 0.6 + shift + network, "LSTM": 0.4 + shift - network, "constant": 0.0}
+        row = dict(task="affect", set="held-out", metric="mean_spearman")
+        fixed = dict(task="genre", set="test", metric="accuracy", model="CNN", value=0.5 + network)
+        return {"08": {"results": [row | {"model": name, "value": value} for name, value in values.items()] + [fixed]}}
+
+    deviation = pooled_deviation([run(0.0, -0.1), run(0.2, 0.0), run(-0.3, 0.1)])
+    assert deviation == pytest.approx({"accuracy": 0.1, "mean_spearman": 0.1 * (2 / 3) ** 0.5}, abs=1e-4)
+
+
+def test_readme_shows_the_reference():
+    assert results_table(REFERENCE) in (project_root() / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("notebook", [name for name in REFERENCE if name in ("06_evaluation", "07_cnn")])
