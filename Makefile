@@ -14,6 +14,7 @@ STAMP := .venv/.installed
 
 # Set iteration order is fixed, so that outputs are too. A backend set outside would silence the figures.
 export PYTHONHASHSEED := 0
+export PYTHONUNBUFFERED := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport MPLBACKEND
 # The number of threads changes the last bits of a training, and those its result: the reference, and what is held to it,
@@ -41,7 +42,7 @@ $(SAMPLE): | $(STAMP)
 
 test: setup $(SAMPLE)
 	$(BIN)/ruff check .
-	$(MAKE) --no-print-directory -j2 --output-sync=line unit-tests notebook-tests
+	$(MAKE) --no-print-directory -j2 unit-tests notebook-tests
 
 unit-tests:
 	$(BIN)/python -m pytest tests --ignore tests/test_reference.py
