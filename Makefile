@@ -21,7 +21,7 @@ unexport MPLBACKEND
 # are of one thread on any machine. A report takes all.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: setup report test unit-tests notebook-tests test-kaggle reference constraints clean
+.PHONY: setup report test unit-tests notebook-tests test-kaggle reference mutations constraints clean
 setup: $(STAMP)
 
 # The stamp comes last: an interrupted installation is taken up again. librosa's functions are compiled at once, since
