@@ -29,7 +29,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[lab,test,kaggle,dask]'
-	$(BIN)/python -c "from labhelpers.features import fill_numba_cache; fill_numba_cache()"
+	$(BIN)/python -c "from labhelpers.corpora.extract import fill_numba_cache; fill_numba_cache()"
 	touch $@
 
 report: setup
@@ -60,10 +60,10 @@ test-kaggle: .venv-kaggle/.installed
 	touch $@
 
 reference: setup $(SAMPLE)
-	$(ONE_THREAD) $(BIN)/labhelpers reference
+	$(ONE_THREAD) $(BIN)/python -m tools.reference
 
 mutations: setup
-	$(BIN)/python tests/mutations.py
+	$(BIN)/python -m tools.mutations
 
 # Needs uv on the path; the markers that say "Linux" on every line are dropped.
 constraints:

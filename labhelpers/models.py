@@ -7,8 +7,6 @@ are buffers of the backbone, and so travel in its checkpoint.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,10 @@ from scipy.fft import dct
 from torch import nn
 from torch.nn import functional as F
 
-from .corpora import AFFECT
-from .datasets import N_MELS, SpectrogramDataset, batches
+from .batches import batches
+from .corpora.layout import AFFECT
+from .datasets import N_MELS, SpectrogramDataset
+from .files import atomic
 
 
 class Backbone(nn.Module):
@@ -421,22 +421,8 @@ def build_model(config: dict) -> Model:
 
 def save_model(model: Model, path: Path) -> None:
     """Write weights, normalisation and config; readable by `torch.load(weights_only=True)`."""
-    write_torch({"config": model.config, "state": model.state_dict()}, path)
-
-
-def write_torch(content: dict, path: Path) -> None:
-    """torch.save beside its place, then moved there, so that a kill leaves the old file or the new one.
-
-    Raises OSError with a sentence where that cannot be written.
-    """
-    partial = Path(path).with_name(f"{Path(path).name}.partial")
-    try:
-        torch.save(content, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OSError(f"{path}: cannot be written ({error}); free some room, or set OUT to another folder") from error
+    with atomic(path) as partial:
+        torch.save({"config": model.config, "state": model.state_dict()}, partial)
 
 
 def load_model(path: Path, device="cpu") -> Model:

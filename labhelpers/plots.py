@@ -19,7 +19,7 @@ import soundfile
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from .features import HOP_LENGTH, SAMPLE_RATE
+from .audio import HOP_LENGTH, SAMPLE_RATE
 
 DB_MAP, SHARE_MAP = "magma", "viridis"
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]

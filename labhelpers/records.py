@@ -6,7 +6,6 @@ attached notebooks are found under /kaggle/input by the same call.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -15,10 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from .corpora import KAGGLE_INPUT, Corpus, project_root
+from .corpora.find import KAGGLE_INPUT
+from .corpora.layout import AFFECT, Corpus, CorpusError
+from .files import project_root, write_text
 
 PACKAGES = ("torch", "numpy", "librosa", "scikit-learn", "scipy", "pandas", "matplotlib", "seaborn")
 COLUMNS = ("model", "task", "input", "set", "metric", "value", "low", "high", "n")
+
+# Header -> the first line's first field, and the form of a clip's name below it. The assignment's contest took
+# "full"; entries to the later one have "id".
+HEADERS = {"full": ("Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), "id": ("Id", "{}")}
 
 
 class RunError(RuntimeError):
@@ -82,7 +87,7 @@ def save_run(
         (counts, choices), JSON values; predictions : key -> (ids, array (N, k)); histories : model -> History;
     models : name -> Model, saved as checkpoints
     """
-    from .models import save_model  # late: a notebook without networks needs no torch model here
+    from .models import save_model
 
     for row in results:
         if set(row) != set(COLUMNS):
@@ -160,19 +165,60 @@ def slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write beside the place, then move there. Raises RunError where that cannot be written."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written ({error.strerror}); free some room, or set OUT elsewhere") from error
-    return path
-
-
 def _plain(value):
     """NumPy scalars and arrays, paths and the like as JSON."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+# --- submission -----------------------------------------------------------------------------------------------------
+
+
+def write_submission(path: Path, ids, values, test_folder: Path, header: str = "full") -> Path:
+    """Write predictions in the contest's format, after checking them against the test folder; returns the path.
+
+    ids : the clips' ids (N,); values : valence, energy, danceability from 0 to 1 (N, 3); test_folder : its arrays are
+        the clips that the contest scores; header : "full" or "id", see HEADERS
+    Raises CorpusError when a clip is missing, doubled or unknown, or a value is not finite or outside 0 to 1.
+    """
+    if header not in HEADERS:
+        raise ValueError(f"header {header!r}; known: {', '.join(HEADERS)}")
+    ids, values = [str(clip) for clip in ids], np.asarray(values, float)
+    _check(ids, values, Path(test_folder))
+    first, name = HEADERS[header]
+    digits = _digits(values)
+    rows = [",".join([name.format(clip), *(f"{value:.{digits}f}" for value in row)]) for clip, row in zip(ids, values)]  # noqa: B905
+    return write_text(Path(path), "\n".join([",".join([first, *AFFECT]), *rows, ""]))
+
+
+def _check(ids: list[str], values: np.ndarray, folder: Path) -> None:
+    wanted = {entry.name.split(".")[0] for entry in os.scandir(folder) if ".npy" in entry.name}
+    if values.shape != (len(ids), len(AFFECT)):
+        raise CorpusError(f"predictions of shape {values.shape} for {len(ids)} clips; ({len(ids)}, 3) are needed")
+    for problem, clips in {
+        "predicted twice": {clip for clip in ids if ids.count(clip) > 1},
+        f"in {folder} but not predicted": wanted - set(ids),
+        f"predicted but not in {folder}": set(ids) - wanted,
+    }.items():
+        if clips:
+            some = ", ".join(sorted(clips)[:5])
+            raise CorpusError(f"{len(clips)} clips are {problem} ({some}, …); predict each test clip once")
+    bad = np.argwhere(~((values >= 0) & (values <= 1)))  # NaN is in no order, so it is bad too
+    if len(bad):
+        i, axis = bad[0]
+        said = f"clip {ids[i]}: {AFFECT[axis]} is {values[i, axis]}; a number from 0 to 1 is needed"
+        raise CorpusError(f"{said} ({len(bad)} such values)")
+
+
+def _digits(values: np.ndarray) -> int:
+    """The fewest decimals, at least 3, that keep different values different: a tie costs rank correlation."""
+    distinct = [len(np.unique(column)) for column in values.T]
+    kept = (n for n in range(3, 9) if [len(np.unique(column.round(n))) for column in values.T] == distinct)
+    return next(kept, 9)
+
+
+def submission(corpus: Corpus, out: Path | None = None, header: str = "full") -> Path:
+    """Write <out>/solution.txt again from the record of notebook 10. Raises RunError where there is none."""
+    folder = out_folder(corpus, out)
+    run = load_run("10_kaggle_submission", corpus, folder)
+    test = corpus.folder("affect") / "test"
+    return write_submission(folder / "solution.txt", run.ids("test"), run.prediction("test"), test, header)

@@ -19,8 +19,10 @@ from scipy.stats import ConstantInputWarning, spearmanr
 from sklearn.metrics import f1_score
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .datasets import N_MELS, SpectrogramDataset, batches, pad_to
-from .models import Model, frame_mask, write_torch
+from .batches import batches, pad_to
+from .datasets import N_MELS, SpectrogramDataset
+from .files import atomic
+from .models import Model, frame_mask
 
 
 @dataclass
@@ -255,7 +257,8 @@ class _Run:
             "random": random_states, "average": self.average and self.average.state_dict(),
         }  # fmt: skip
         try:
-            write_torch(state, path)
+            with atomic(path) as partial:
+                torch.save(state, partial)
             return path
         except OSError as error:
             warnings.warn(f"{error}. The training goes on, but a killed run would start anew", stacklevel=3)
@@ -417,3 +420,31 @@ def overfit_batch(model: Model, ds: SpectrogramDataset, *, size=16, steps=100, l
     options = {"batch_size": size, "weight_decay": 0.0, "log": None, **options}
     history = fit(without_regularisation(model), batch, epochs=steps, lr=lr, seed=seed, **options)
     return [row["train_loss"] for row in history.rows]
+
+
+def predict(model, ds: SpectrogramDataset, *, crop: int | None = None, n_crops=9, batch_size=32) -> np.ndarray:
+    """Probabilities (N, n_classes) or affect values (N, k) for the clips of `ds`, in order.
+
+    crop : average over `n_crops` windows of that many frames; None takes each clip whole
+    """
+    outputs = run_model(model, ds, crop=crop, n_crops=n_crops, batch_size=batch_size)
+    return (outputs if crop else model.decode(outputs)).numpy()
+
+
+class _Features(torch.nn.Module):
+    """A backbone in the place of a model: its features are the outputs."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x, lengths):
+        return self.backbone(x, lengths)
+
+    def decode(self, features):
+        return features
+
+
+def embed(backbone, ds: SpectrogramDataset, *, crop: int | None = None, n_crops: int = 5) -> np.ndarray:
+    """What a trained backbone says about each clip (N, out_features), averaged over windows as in `predict`."""
+    return run_model(_Features(backbone), ds, crop=crop, n_crops=n_crops).numpy()

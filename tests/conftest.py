@@ -4,9 +4,9 @@ import pytest
 import torch
 from helpers_corpus import make_corpus
 
-from labhelpers.inference import describe_predictor
 from labhelpers.models import Classifier, CNNBackbone, MultitaskRegressor
 from labhelpers.records import save_run
+from labhelpers.series.predict import describe_predictor
 
 torch.set_num_threads(1)  # the models are tiny, and the number of threads may change the last bits
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labhelpers.corpora import AFFECT, Corpus
+from labhelpers.corpora.layout import AFFECT, Corpus
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -5,7 +5,7 @@ import math
 import nbformat
 import pytest
 
-from labhelpers import bench
+from tools import bench
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_train(corpus, said, monkeypatch):
 
 def test_quality_runs_the_notebooks_for_each_seed(corpus, said, tmp_path, monkeypatch):
     cells = [
-        "from labhelpers.corpora import find_corpus\nfrom labhelpers.evaluation import Estimate, rows_for\n"
+        "from labhelpers.corpora.find import find_corpus\nfrom labhelpers.metrics import Estimate, rows_for\n"
         "from labhelpers.records import out_folder, save_run",
         "corpus = find_corpus(DATA)\nvalue = 0.5 + 0.1 * SEED\n"
         "rows = rows_for('a', 'genre', 'mel', 'test', accuracy=Estimate(value, 0, 1, 9))\n"

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from labhelpers import cli, features, report
-from labhelpers.corpora import CorpusError
+from labhelpers.corpora import extract as features
+from labhelpers.corpora.layout import CorpusError
 from labhelpers.records import RunError
+from labhelpers.series import cli
+from labhelpers.series import run as report
 
 
 @pytest.fixture

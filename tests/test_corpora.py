@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 from helpers_corpus import change_line, make_corpus, real_music, save, write_lines
 
-from labhelpers import corpora
-from labhelpers.corpora import CLASS_MAPPING, Corpus, CorpusError, CorpusWarning, array_shape, find_corpus, load_array
+from labhelpers.corpora import find as corpora
+from labhelpers.corpora.find import find_corpus
+from labhelpers.corpora.layout import (
+    CLASS_MAPPING,
+    Corpus,
+    CorpusError,
+    CorpusWarning,
+    array_shape,
+    load_array,
+)
 
 GENRE, AFFECT = "fma_genre_spectrograms", "multitask_dataset"
 

@@ -12,9 +12,10 @@ import torch
 from helpers_corpus import change_line, make_corpus, real_music, save, write_lines
 
 from labhelpers import datasets
-from labhelpers.corpora import AFFECT, Corpus, CorpusError, CorpusWarning, load_array
-from labhelpers.datasets import SpectrogramDataset, batches, held_out_split, k_folds, train_val_split
-from labhelpers.evaluation import majority_baseline, svm_baseline
+from labhelpers.baselines import majority_baseline, svm_baseline
+from labhelpers.batches import batches
+from labhelpers.corpora.layout import AFFECT, Corpus, CorpusError, CorpusWarning, load_array
+from labhelpers.datasets import SpectrogramDataset, held_out_split, k_folds, train_val_split
 
 GENRE = "fma_genre_spectrograms"
 

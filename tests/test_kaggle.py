@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from helpers_corpus import make_corpus, real_music
 
-from labhelpers import kaggle
-from labhelpers.corpora import CorpusError
+from labhelpers.corpora.layout import CorpusError
 from labhelpers.records import RunError
+from labhelpers.series import kaggle
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-SANDBOX = CHECKOUT / "tests" / "kaggle_sandbox.py"
+SANDBOX = CHECKOUT / "tools" / "kaggle_sandbox.py"
 NAMESPACES = ["unshare", "-r", "-m", "-n"]
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("[0-9]*_*.ipynb"))
 LAYOUTS = {

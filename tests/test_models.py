@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from labhelpers.datasets import SpectrogramDataset, batches, pad_to
+from labhelpers.batches import batches, pad_to
+from labhelpers.datasets import SpectrogramDataset
 from labhelpers.models import (
     Classifier,
     CNNBackbone,

@@ -3,7 +3,8 @@
 import ast
 
 import pytest
-from mutations import MUTATIONS, ROOT
+
+from tools.mutations import MUTATIONS, ROOT
 
 
 @pytest.mark.parametrize("wrong", MUTATIONS)

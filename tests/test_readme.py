@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import soundfile
 from helpers_corpus import make_corpus
-from test_features import tone
+from test_extract import tone
 
-from labhelpers import bench, cli, report
-from labhelpers.kaggle import bundle
 from labhelpers.records import RunError
+from labhelpers.series import cli
+from labhelpers.series import run as report
+from labhelpers.series.kaggle import bundle
+from tools import bench
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,7 +55,7 @@ def run(text, place, *more):
         arguments = " ".join([word.partition("=")[2] for word in words if word.startswith("ARGS=")] + list(more))
         words = ["make", words[1], f"ARGS={arguments}"]
     else:
-        words = [sys.executable, "-m", "labhelpers.cli", *words[1:]]
+        words = [sys.executable, "-m", "labhelpers.series.cli", *words[1:]]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

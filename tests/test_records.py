@@ -11,7 +11,7 @@ import torch
 from helpers_corpus import change_line
 
 from labhelpers import records
-from labhelpers.corpora import Corpus
+from labhelpers.corpora.layout import Corpus
 from labhelpers.models import LSTMBackbone, Regressor
 from labhelpers.records import COLUMNS, RunError, compare_runs, load_run, out_folder, save_run, slug
 from labhelpers.training import History

@@ -4,9 +4,15 @@ import time
 
 import pytest
 
-from labhelpers.corpora import project_root
+from labhelpers.files import project_root
 from labhelpers.records import compare_runs
-from labhelpers.reference import load_reference, load_results, load_tolerance, pooled_deviation, results_table
+from tools.reference import (
+    load_reference,
+    load_results,
+    load_tolerance,
+    pooled_deviation,
+    results_table,
+)
 
 REFERENCE = load_reference()
 STARTED = time.time()  # of collection, before any notebook ran

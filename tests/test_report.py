@@ -9,9 +9,10 @@ import zipfile
 import nbformat
 import pytest
 
-from labhelpers import pages, report
 from labhelpers.records import RunError
-from labhelpers.report import check_parameters, choose, read_series, run_series
+from labhelpers.series import pages
+from labhelpers.series import run as report
+from labhelpers.series.run import check_parameters, choose, read_series, run_series
 
 PARAMETERS = 'DATA = None\nOUT = None  # a comment with = in it\nSEED = 0\nRATE = 0.1\nDEVICE = "cpu"'
 RECORD = """

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from torch.nn import functional as F
 
 from labhelpers import training
-from labhelpers.corpora import Corpus
+from labhelpers.corpora.layout import Corpus
 from labhelpers.datasets import SpectrogramDataset, train_val_split
 from labhelpers.models import Classifier, CNNBackbone, LSTMBackbone, MultitaskRegressor, Regressor
 from labhelpers.training import (

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from .corpora import find_corpus
-from .records import RunError, out_folder, write_text
+from ..corpora.find import find_corpus
+from ..files import write_text
+from ..records import RunError, out_folder
 
-PACKAGE = Path(__file__).parent
-NOT_USED_BY_NOTEBOOKS = ("report.py", "pages.py", "cli.py", "bench.py", "reference.py")
+SERIES = Path(__file__).parent
+PACKAGE = SERIES.parent
 LOG_EVERY = 60  # seconds between progress lines within one notebook when the output is no terminal
 
 
@@ -59,11 +60,11 @@ def run_series(
 def _write(series, corpus, out: Path, state: dict, code: bool, say) -> Path:
     """The report on what lies in `out`, made again only when something in it has changed; returns its index."""
     files = [path for folder in ("notebooks", "records") for path in sorted((out / folder).glob("*.[ij]*"))]
-    files += [*sorted(PACKAGE.glob("*.py")), *sorted((PACKAGE / "templates").iterdir())]
+    files += [*sorted(PACKAGE.rglob("*.py")), *sorted((SERIES / "templates").iterdir())]
     key = _hash(code, state["notebooks"], list(series), [(path.name, path.read_bytes()) for path in files])
     results = [out / name for name in ("index.html", "deliverable.zip", "report.pdf")][: 3 if can_set() else 2]
     if state.get("report") != key or not all(path.is_file() for path in results):
-        from .pages import write_report  # late: matplotlib and pandoc take seconds that an unchanged run saves
+        from .pages import write_report
 
         missing = "" if can_set() else " (no pages and PDF: pip install pypandoc_binary typst)"
         say(f"Writing the report{missing} …")
@@ -188,7 +189,8 @@ def _key(path: Path, series, own: dict, corpus, out: Path) -> str:
 
 def _package() -> str:
     """State of the modules that a notebook may use."""
-    return _hash([(f.name, f.read_text()) for f in sorted(PACKAGE.glob("*.py")) if f.name not in NOT_USED_BY_NOTEBOOKS])
+    files = [*PACKAGE.glob("*.py"), *(PACKAGE / "corpora").glob("*.py")]
+    return _hash([(path.name, path.read_text()) for path in sorted(files)])
 
 
 def _record(out: Path, name: str) -> str:
@@ -268,7 +270,7 @@ def _device(name: str) -> str:
     """The device that a notebook with DEVICE = `name` computes on, in words. Raises RunError."""
     import torch
 
-    from .training import pick_device
+    from ..training import pick_device
 
     try:
         if pick_device(name).type == "cuda":

@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _is_told(error: Exception) -> bool:
     """Whether the error's message is a sentence for the user; anything else is a fault of ours and keeps its trace."""
-    from .corpora import CorpusError
-    from .features import AudioError
-    from .records import RunError
+    from ..audio import AudioError
+    from ..corpora.layout import CorpusError
+    from ..records import RunError
 
     return isinstance(error, (CorpusError, AudioError, RunError, OSError))
 
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="labhelpers", description="Music genre and affect from spectrograms.")
     commands = top.add_subparsers(required=True, metavar="command")
-    for add in (_add_data, _add_extract, _add_report, _add_predict, _add_kaggle, _add_bench, _add_reference):
+    for add in (_add_data, _add_extract, _add_report, _add_predict, _add_kaggle):
         add(commands)
     return top
 
@@ -63,14 +63,15 @@ def _add_data(commands):
 
 
 def _sample(args):
-    from .corpora import project_root
-    from .synth import make_sample
+    from ..corpora.sample import make_sample
+    from ..files import project_root
 
     print(make_sample(args.out or project_root() / "data" / "sample", seed=args.seed, jobs=args.jobs))
 
 
 def _check(args):
-    from .corpora import FOLDERS, CorpusError, find_corpus, load_array
+    from ..corpora.find import find_corpus
+    from ..corpora.layout import FOLDERS, CorpusError, load_array
 
     corpus, read, wrong = find_corpus(args.data), 0, []
     print(corpus.describe().to_string(index=False, float_format="%.1f"))
@@ -103,7 +104,7 @@ def _add_extract(commands):
 
 
 def _extract(args):
-    from .features import extract_folder
+    from ..corpora.extract import extract_folder
 
     options = {"labels": args.labels, "jobs": args.jobs, "dask": args.dask, "seconds": args.seconds}
     summary = extract_folder(args.audio, args.out, **options)
@@ -127,7 +128,7 @@ def _add_report(commands):
 
 
 def _report(args):
-    from .report import run_series
+    from .run import run_series
 
     options = {"only": args.only, "start": args.start, "fresh": args.fresh, "code": args.code}
     print(run_series(args.data, args.out, parameters=dict(args.parameters), **options))
@@ -141,7 +142,7 @@ def _add_predict(commands):
 
 
 def _predict(args):
-    from .inference import predict_files
+    from .predict import predict_files
 
     return predict_files(args.files, args.run, as_json=args.json)
 
@@ -169,36 +170,10 @@ def _bundle(args):
 
 
 def _submission(args):
-    from .corpora import find_corpus
-    from .kaggle import submission
+    from ..corpora.find import find_corpus
+    from ..records import submission
 
     print(submission(find_corpus(args.data), args.out, args.header))
-
-
-def _add_bench(commands):
-    bench = _command(commands, "bench", _bench, "Measure on this machine: reading data, training, or model quality.")
-    bench.add_argument("what", choices=("data", "train", "quality"))
-    bench.add_argument("--data", type=Path, help="the corpus (default: as the notebooks find it)")
-
-
-def _bench(args):
-    from . import bench
-    from .corpora import find_corpus
-
-    getattr(bench, args.what)(find_corpus(args.data))
-
-
-def _add_reference(commands):
-    text = "Run the series on the sample and accept its outputs as the reference."
-    reference = _command(commands, "reference", _reference, text)
-    spread = "measure how far three seeds spread the results, from which the tests' tolerances follow, and nothing else"
-    reference.add_argument("--spread", action="store_true", help=spread)
-
-
-def _reference(args):
-    from .reference import make_reference, measure_spread
-
-    print(measure_spread() if args.spread else make_reference())
 
 
 if __name__ == "__main__":

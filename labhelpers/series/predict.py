@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from .corpora import AFFECT, project_root
-from .datasets import ROWS
-from .features import AudioError, extract
-from .models import load_model
-from .records import Run, RunError
-from .training import windows_of
+from ..audio import AudioError, extract
+from ..corpora.layout import AFFECT
+from ..datasets import ROWS
+from ..files import project_root
+from ..models import load_model
+from ..records import Run, RunError
+from ..training import windows_of
 
 PREDICTORS = {"genre": "07_cnn", "affect": "09b_multitask_learning"}  # task -> the notebook that trains for it
 TOP = 3  # genres told of a file

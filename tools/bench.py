@@ -20,12 +20,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .corpora import Corpus
-from .datasets import SpectrogramDataset, batches
-from .models import Classifier, CNNBackbone, LSTMBackbone
-from .records import load_run, out_folder
-from .report import run_series
-from .training import autocast, fit, pick_device
+from labhelpers.batches import batches
+from labhelpers.corpora.layout import Corpus
+from labhelpers.datasets import SpectrogramDataset
+from labhelpers.models import Classifier, CNNBackbone, LSTMBackbone
+from labhelpers.records import load_run, out_folder
+from labhelpers.series.run import run_series
+from labhelpers.training import autocast, fit, pick_device
 
 BATCH_SIZE = 32
 LONG = 20  # seconds: a skeleton's pass that took longer is not repeated in the other rounds

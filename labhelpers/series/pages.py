@@ -20,9 +20,9 @@ import nbformat
 import pandas as pd
 from PIL import Image
 
-from .corpora import AFFECT, Corpus
-from .records import write_text
-from .report import can_set, duration
+from ..corpora.layout import AFFECT, Corpus
+from ..files import write_text
+from .run import can_set, duration
 
 PACKAGE = Path(__file__).parent
 TEMPLATES = PACKAGE / "templates"
@@ -209,7 +209,7 @@ def _task(name: str, where: str, table: pd.DataFrame) -> dict:
 
 def _forest(task: str, metric: str, rows: list[dict]) -> str:
     """The headline metric of every model with its interval, as SVG."""
-    from .plots import plot_forest
+    from ..plots import plot_forest
 
     points = [row["cells"][metric] for row in rows]
     frame = pd.DataFrame({
@@ -222,7 +222,7 @@ def _forest(task: str, metric: str, rows: list[dict]) -> str:
 
 def _curves(records: dict) -> list[dict]:
     """One dict a trained model: its name and learning curve as SVG."""
-    from .plots import plot_history
+    from ..plots import plot_history
 
     histories = [(f"{name.split('_')[0]} · {model}", rows) for name, record in records.items()
                  for model, rows in record.get("histories", {}).items() if rows]  # fmt: skip
@@ -234,7 +234,7 @@ def _curves(records: dict) -> list[dict]:
 def _canvas(width: float, height: float):
     from matplotlib.figure import Figure
 
-    from .plots import use_style
+    from ..plots import use_style
 
     use_style()
     return Figure(figsize=(width, height), layout="constrained").subplots()

@@ -20,8 +20,10 @@ import soundfile
 from scipy.signal import butter, fftconvolve, sosfilt
 from scipy.special import ndtr
 
-from .corpora import AFFECT, MARKER, CorpusError
-from .features import SAMPLE_RATE, clip_paths, extract, in_processes, save_array, write_labels, write_text
+from .layout import AFFECT, CorpusError, MARKER
+from ..files import write_text
+from ..audio import SAMPLE_RATE, extract
+from .extract import clip_paths, in_processes, save_array, write_labels
 
 SECONDS = 10
 BORROW = 0.22  # chance that a clip takes one aspect (rhythm, harmony, …) from another genre

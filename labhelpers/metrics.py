@@ -1,4 +1,4 @@
-"""Predictions to numbers, each with an interval; and the classical baselines that every table carries.
+"""Predictions to numbers, each with an interval.
 
 Intervals are percentile bootstraps over test clips: they say how far a number would move with other clips of the same
 kind, not how far it would move with another seed.
@@ -10,49 +10,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import rankdata
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC, SVR
-
-from .datasets import SpectrogramDataset
-from .descriptors import moments
-from .training import run_model
 
 LEVEL = 0.95
-
-
-def predict(model, ds: SpectrogramDataset, *, crop: int | None = None, n_crops=9, batch_size=32) -> np.ndarray:
-    """Probabilities (N, n_classes) or affect values (N, k) for the clips of `ds`, in order.
-
-    crop : average over `n_crops` windows of that many frames; None takes each clip whole
-    """
-    outputs = run_model(model, ds, crop=crop, n_crops=n_crops, batch_size=batch_size)
-    return (outputs if crop else model.decode(outputs)).numpy()
-
-
-class _Features(torch.nn.Module):
-    """A backbone in the place of a model: its features are the outputs."""
-
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x, lengths):
-        return self.backbone(x, lengths)
-
-    def decode(self, features):
-        return features
-
-
-def embed(backbone, ds: SpectrogramDataset, *, crop: int | None = None, n_crops: int = 5) -> np.ndarray:
-    """What a trained backbone says about each clip (N, out_features), averaged over windows as in `predict`."""
-    return run_model(_Features(backbone), ds, crop=crop, n_crops=n_crops).numpy()
-
-
-# --- metrics --------------------------------------------------------------------------------------------------------
 
 
 def accuracy(y, pred) -> float:
@@ -183,35 +144,6 @@ def rows_for(model: str, task: str, input: str, test_set: str, **estimates: Esti
     """Rows for `records`: one a metric, with its interval."""
     where = {"model": model, "task": task, "input": input, "set": test_set}
     return [where | {"metric": metric} | asdict(estimate) for metric, estimate in estimates.items()]
-
-
-# --- baselines ------------------------------------------------------------------------------------------------------
-
-
-def row_statistics(ds: SpectrogramDataset) -> np.ndarray:
-    """(N, 3 F): mean, deviation and mean absolute frame-to-frame change of each row of the spectrogram."""
-    return np.array([np.concatenate(moments(ds[i][0].numpy())) for i in range(len(ds))])
-
-
-def svm_baseline(train: SpectrogramDataset, test: SpectrogramDataset) -> np.ndarray:
-    """A support vector machine on row statistics, with no tuning: C = 10 for genre, C = 0.1 for each affect axis.
-
-    Returns one-hot decisions (N, n_classes) for genre, values (N, k) for affect.
-    """
-    features, targets, unseen = row_statistics(train), train.y.numpy(), row_statistics(test)
-    if train.task == "genre":
-        pred = make_pipeline(StandardScaler(), SVC(C=10)).fit(features, targets).predict(unseen)
-        return np.eye(len(train.classes))[pred]
-    machine = make_pipeline(StandardScaler(), SVR(C=0.1))
-    return np.column_stack([machine.fit(features, column).predict(unseen) for column in targets.T])
-
-
-def majority_baseline(train: SpectrogramDataset, test: SpectrogramDataset) -> np.ndarray:
-    """Always the most frequent class of the training split (one-hot (N, n_classes)), or its mean values (N, k)."""
-    y = train.y.numpy()
-    if train.task == "genre":
-        return np.eye(len(train.classes))[np.full(len(test), np.bincount(y).argmax())]
-    return np.tile(y.mean(0), (len(test), 1))
 
 
 def over_seeds(y, runs: dict[str, list[np.ndarray]], axes) -> pd.DataFrame:

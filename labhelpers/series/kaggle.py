@@ -3,77 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 import nbformat
-import numpy as np
 
-from .corpora import AFFECT, Corpus, CorpusError
-from .records import RunError, load_run, out_folder, write_text
+from ..files import write_text
+from ..records import RunError
 
-# Header -> the first line's first field, and the form of a clip's name below it. The assignment's contest took
-# "full"; entries to the later one have "id".
-HEADERS = {"full": ("Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), "id": ("Id", "{}")}
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 LAB_DATA = "geoparslp/patreco3-multitask-affective-music"  # the lab's data set on Kaggle
 REPORT = "labhelpers-report"
-
-
-# --- submission -----------------------------------------------------------------------------------------------------
-
-
-def write_submission(path: Path, ids, values, test_folder: Path, header: str = "full") -> Path:
-    """Write predictions in the contest's format, after checking them against the test folder; returns the path.
-
-    ids : the clips' ids (N,); values : valence, energy, danceability from 0 to 1 (N, 3); test_folder : its arrays are
-        the clips that the contest scores; header : "full" or "id", see HEADERS
-    Raises CorpusError when a clip is missing, doubled or unknown, or a value is not finite or outside 0 to 1.
-    """
-    if header not in HEADERS:
-        raise ValueError(f"header {header!r}; known: {', '.join(HEADERS)}")
-    ids, values = [str(clip) for clip in ids], np.asarray(values, float)
-    _check(ids, values, Path(test_folder))
-    first, name = HEADERS[header]
-    digits = _digits(values)
-    rows = [",".join([name.format(clip), *(f"{value:.{digits}f}" for value in row)]) for clip, row in zip(ids, values)]  # noqa: B905
-    return write_text(Path(path), "\n".join([",".join([first, *AFFECT]), *rows, ""]))
-
-
-def _check(ids: list[str], values: np.ndarray, folder: Path) -> None:
-    wanted = {entry.name.split(".")[0] for entry in os.scandir(folder) if ".npy" in entry.name}
-    if values.shape != (len(ids), len(AFFECT)):
-        raise CorpusError(f"predictions of shape {values.shape} for {len(ids)} clips; ({len(ids)}, 3) are needed")
-    for problem, clips in {
-        "predicted twice": {clip for clip in ids if ids.count(clip) > 1},
-        f"in {folder} but not predicted": wanted - set(ids),
-        f"predicted but not in {folder}": set(ids) - wanted,
-    }.items():
-        if clips:
-            some = ", ".join(sorted(clips)[:5])
-            raise CorpusError(f"{len(clips)} clips are {problem} ({some}, …); predict each test clip once")
-    bad = np.argwhere(~((values >= 0) & (values <= 1)))  # NaN is in no order, so it is bad too
-    if len(bad):
-        i, axis = bad[0]
-        said = f"clip {ids[i]}: {AFFECT[axis]} is {values[i, axis]}; a number from 0 to 1 is needed"
-        raise CorpusError(f"{said} ({len(bad)} such values)")
-
-
-def _digits(values: np.ndarray) -> int:
-    """The fewest decimals, at least 3, that keep different values different: a tie costs rank correlation."""
-    distinct = [len(np.unique(column)) for column in values.T]
-    kept = (n for n in range(3, 9) if [len(np.unique(column.round(n))) for column in values.T] == distinct)
-    return next(kept, 9)
-
-
-def submission(corpus: Corpus, out: Path | None = None, header: str = "full") -> Path:
-    """Write <out>/solution.txt again from the record of notebook 10. Raises RunError where there is none."""
-    folder = out_folder(corpus, out)
-    run = load_run("10_kaggle_submission", corpus, folder)
-    test = corpus.folder("affect") / "test"
-    return write_submission(folder / "solution.txt", run.ids("test"), run.prediction("test"), test, header)
 
 
 # --- bundle ---------------------------------------------------------------------------------------------------------
@@ -158,9 +99,9 @@ def _report_notebook(books: dict):
     run = """import shutil
 
 import labhelpers
-from labhelpers.corpora import find_corpus
+from labhelpers.corpora.find import find_corpus
 from labhelpers.records import out_folder
-from labhelpers.report import run_series
+from labhelpers.series.run import run_series
 
 # The notebooks lie beside the package. They run in their folder, and the inputs are read-only.
 shutil.copytree(Path(labhelpers.__file__).parents[1] / "notebooks", "notebooks", dirs_exist_ok=True)

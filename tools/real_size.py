@@ -26,8 +26,8 @@ import nbformat
 import numpy as np
 from helpers_corpus import noise, save, write_lines
 
-from labhelpers.corpora import AFFECT, MARKER
-from labhelpers.report import choose, defaults, read_series
+from labhelpers.corpora.layout import AFFECT, MARKER
+from labhelpers.series.run import choose, defaults, read_series
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHEAP = {"EPOCHS": 1, "SEEDS": 1, "FREEZE_SEEDS": 1, "FOLDS": 2, "DIGIT_EPOCHS": 1}

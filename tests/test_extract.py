@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from labhelpers import features
-from labhelpers.corpora import Corpus, CorpusError, load_array
-from labhelpers.features import AudioError, Summary, beat_sync, extract, extract_folder, safe_id, split_mel_chroma
+from labhelpers.audio import AudioError, beat_sync, extract, split_mel_chroma
+from labhelpers.corpora import extract as features
+from labhelpers.corpora.extract import Summary, extract_folder, safe_id
+from labhelpers.corpora.layout import Corpus, CorpusError, load_array
 
 MUSIC = Path(__file__).parents[2] / "shared" / "data"
 
@@ -186,7 +187,7 @@ def test_killed_half_way_it_does_the_rest(tmp_path):
     source.mkdir(parents=True)
     for number in range(8):
         soundfile.write(source / f"{number}.wav", tone(4, seed=number), 22050)
-    call = f"from labhelpers.features import extract_folder as e; e({str(source.parent)!r}, {str(out)!r}, jobs=1)"
+    call = f"from labhelpers.corpora.extract import extract_folder as e; e({str(source.parent)!r}, {str(out)!r}, jobs=1)"
     child = subprocess.Popen([sys.executable, "-c", call], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
     while child.poll() is None and len(list(out.glob("fma_genre_spectrograms_beat/*/*.npy"))) < 2:
         time.sleep(0.02)
@@ -299,7 +300,7 @@ def test_several_processes_do_not_fill_the_numba_cache_at_once(tmp_path):
 import os
 from pathlib import Path
 import numpy as np
-from labhelpers import features
+from labhelpers.corpora import extract as features
 
 def work(number):
     noise = np.random.default_rng(number).normal(0, 0.1, 4 * 22050).astype(np.float32)

@@ -7,9 +7,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
-from labhelpers import synth
-from labhelpers.corpora import AFFECT, CLASS_MAPPING, Corpus, CorpusError, load_array, project_root
-from labhelpers.synth import GENRES, affect, draw_style, make_sample, render
+from labhelpers.corpora import sample as synth
+from labhelpers.corpora.layout import AFFECT, CLASS_MAPPING, Corpus, CorpusError, load_array
+from labhelpers.corpora.sample import GENRES, affect, draw_style, make_sample, render
+from labhelpers.files import project_root
 
 
 @pytest.fixture

@@ -4,28 +4,30 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
 
+from labhelpers.baselines import majority_baseline, row_statistics, svm_baseline
 from labhelpers.datasets import SpectrogramDataset
-from labhelpers.evaluation import (
+from labhelpers.metrics import (
     METRICS,
     accuracy,
     bootstrap,
     classification,
     compare,
     macro_f1,
-    majority_baseline,
     mean_rho,
     over_seeds,
-    predict,
     rho,
-    row_statistics,
     rows_for,
     spearman,
-    svm_baseline,
 )
 from labhelpers.models import Classifier, LSTMBackbone, MultitaskRegressor
-from labhelpers.training import run_model
+from labhelpers.training import predict, run_model
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(0, 4, 90)

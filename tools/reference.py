@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from .corpora import project_root
-from .records import compare_runs, out_folder, write_text
+from labhelpers.files import project_root, write_text
+from labhelpers.records import compare_runs, out_folder
 
 # Two runs with other seeds differ by 1.4 deviations of one run, and by 3.5 times that hardly ever.
 DEVIATIONS = 5
@@ -30,9 +30,10 @@ def load_tolerance() -> dict[str, float]:
 
 def measure_spread(seeds: int = 3, say=print) -> Path:
     """Run the series on the sample with several seeds, and keep each metric's deviation, pooled over all results."""
+    from labhelpers.corpora.find import find_corpus
+    from labhelpers.series.run import read_series
+
     from .bench import quality
-    from .corpora import find_corpus
-    from .report import read_series
 
     corpus = find_corpus(project_root() / "data" / "sample")
     trained = [name for name in read_series(project_root() / "notebooks") if name >= "05"]
@@ -81,7 +82,7 @@ def make_reference(say=print) -> Path:
 
     Says which results moved. This is the one way to accept a change; look at it, then commit.
     """
-    from .report import run_series
+    from labhelpers.series.run import run_series
 
     sample = project_root() / "data" / "sample"
     out = run_series(fresh=True, say=say).parent
@@ -104,7 +105,7 @@ def make_reference(say=print) -> Path:
 
 def write_readme(path: Path, results: dict[str, dict]) -> None:
     """Put the results between the two marks of a README, and the plot that it shows beside the reference."""
-    from .pages import tasks
+    from labhelpers.series.pages import tasks
 
     genre = next(task for task in tasks(results) if task["name"] == "genre")
     picture = base64.b64decode(genre["forest"].partition(",")[2])
@@ -115,7 +116,7 @@ def write_readme(path: Path, results: dict[str, dict]) -> None:
 
 def results_table(results: dict[str, dict]) -> str:
     """Markdown tables of the results on clips that chose nothing: a row a model, a column a metric, with intervals."""
-    from .pages import measure, tasks
+    from labhelpers.series.pages import measure, tasks
 
     tables = []
     for task in tasks(results):

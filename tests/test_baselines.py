@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labhelpers.descriptors import (
+from labhelpers.baselines import (
     FRAME_RATE,
     MAJOR,
     describe_clip,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from labhelpers.corpora import AFFECT
-from labhelpers.inference import predict_files
+from labhelpers.corpora.layout import AFFECT
 from labhelpers.records import RunError, save_run
+from labhelpers.series.predict import predict_files
 
 
 @pytest.fixture
