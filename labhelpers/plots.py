@@ -1,4 +1,4 @@
-"""Figures. Each `plot_` function draws one thing into `ax` (a new one if None) and returns the axes.
+"""Figures. A `plot_` function draws one thing into `ax` (a new one if None) and returns the axes.
 
 One colour map for dB (magma), one for chroma and shares (viridis), Okabe and Ito's colours for the
 rest: all can be read by colour-blind eyes.
@@ -78,7 +78,7 @@ def _show_caption(kind: str, caption: str) -> None:
 
 
 def drawn(fig, digits: int | None = 3) -> str:
-    """What a figure shows, in words and numbers: a line for each line, image and row of bars of each axes.
+    """What a figure shows, in words and numbers: a line for each thing drawn in each axes.
 
     digits : significant digits of the numbers; None leaves the numbers out
     """
@@ -151,9 +151,9 @@ def _cell(value, digits: int) -> str:
 
 
 def player(samples, caption: str, seconds: float = 5.0) -> None:
-    """Display an audio player for the first `seconds` of samples (n,) at 22 050 Hz, as MP3 (35 kB).
+    """Display a player for the first `seconds` of samples (n,) at 22 050 Hz, as MP3 (35 kB).
 
-    All are brought to the same peak: spectrograms do not know how loud a clip was. Notebooks: 01, 03.
+    All are brought to one peak: spectrograms do not know how loud a clip was. Notebooks: 01, 03.
     """
     samples = np.asarray(samples)[: round(seconds * SAMPLE_RATE)]
     samples = 0.8 * samples / max(np.abs(samples).max(), 1e-9)
