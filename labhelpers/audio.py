@@ -12,11 +12,12 @@ import librosa
 import numpy as np
 import soundfile
 
+from .corpora.layout import N_MELS
+
 SAMPLE_RATE = 22050  # Hz
 N_FFT = 2048  # samples of a frame
 HOP_LENGTH = 512  # samples between frames: 23 ms
-N_MELS = 128
-N_CHROMA = 12
+FRAME_RATE = SAMPLE_RATE / HOP_LENGTH  # columns a second
 
 
 class AudioError(ValueError):

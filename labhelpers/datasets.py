@@ -1,31 +1,34 @@
-"""A split as one array, read once, and batches cut from it.
+"""A split of a corpus as one array, read once, and how it is split further.
 
-A split's clips become one contiguous float32 array (N, T_max, 140), padded with silence and kept as an `.npy` in a
-cache folder, so that every later load only maps it into memory. All inputs (mel, chroma, fused) are views of it.
+A split's clips become one contiguous float32 array (N, T_max, 140), padded with silence and kept as
+an `.npy` in a cache folder, so that every later load only maps it into memory. The inputs (mel,
+chroma, fused) are views of it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
+import logging
 import math
 import os
+import shutil
 import tempfile
-import time
-import uuid
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import platformdirs
 import torch
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from .corpora.layout import (
     AFFECT,
-    N_ROWS,
+    N_FEATURES,
+    N_MELS,
+    SILENCE_DB,
     Corpus,
     CorpusError,
     CorpusWarning,
@@ -33,335 +36,442 @@ from .corpora.layout import (
     load_array,
 )
 
-N_MELS = 128
-ROWS = {"mel": slice(0, N_MELS), "chroma": slice(N_MELS, N_ROWS), "fused": slice(0, N_ROWS)}
+# Large tensors in huge pages: a CPU otherwise spends up to a third of a training step on page
+# faults. torch reads this at its first allocation.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# Near-zero activations become denormal numbers, which a CPU computes 4 to 10 times slower. The flag
+# reaches only threads that start after it is set, so it stands where torch is first needed.
+torch.set_flush_denormal(True)
+
+FEATURES = {
+    "mel": slice(0, N_MELS),
+    "chroma": slice(N_MELS, N_FEATURES),
+    "fused": slice(0, N_FEATURES),
+}
 LARGE = 1e9  # bytes: an array beyond that is announced before it is read
-SILENCE_DB = -80.0  # the extractor's floor; zero padding would be the loudest value there is
-
-
-def _genre_table(corpus: Corpus, split: str, beat: bool, merge: bool) -> pd.DataFrame:
-    """The labels of one part with `genre` as a categorical of the training split's classes. Raises CorpusError."""
-    table = corpus.labels("genre", split, beat)
-    names = table["genre"] if split == "train" else corpus.labels("genre", "train", beat)["genre"]
-    if merge:
-        names, table["genre"] = names.map(corpus.mapping), table["genre"].map(corpus.mapping)
-        table = table.dropna(subset="genre").reset_index(drop=True)
-    where = corpus.folder("genre", beat) / f"{split}_labels.txt"
-    if table.empty:
-        raise CorpusError(f"{where}: the class mapping drops every genre in it; correct class_mapping.json")
-    unknown = sorted(set(table["genre"]) - set(names))
-    if unknown:
-        raise CorpusError(f"{where}: no training clip has the class {', '.join(unknown)}; add some, or map it to null")
-    table["genre"] = pd.Categorical(table["genre"], sorted(names.dropna().unique()))
-    return table
+SHARE_OF_DEVICE = 0.5  # of a device's free memory that a split may take; the rest is for training
 
 
 class SpectrogramDataset(torch.utils.data.Dataset):
-    """The clips of one split with one kind of target.
+    """The clips of one split, with one kind of target. Notebook: 04.
 
-    corpus : a Corpus
-    task : "genre" (targets int64 (N,)), one of "valence", "energy", "danceability" ((N, 1) float32) or
-        "affect", all three ((N, 3))
-    split : "train" or "test"; the affect test split has no labels, there `.y` is NaN
-    rows : "mel" (F = 128), "chroma" (F = 12) or "fused" (F = 140)
+    task : "genre" (targets int64 (N,)), one of "valence", "energy", "danceability" ((N, 1) float32)
+        or "affect", all three ((N, 3)); the affect test split has no labels, there `.y` is NaN
+    split : "train" or "test"
+    features : "mel" (F = 128), "chroma" (F = 12) or "fused" (F = 140)
     beat : the beat-synced arrays
-    merge : apply the corpus's class mapping (merge and drop genres); False keeps the original genres
 
-    `ds[i]` is (x (T, F) float32, target, T). `.x` (N, T_max, F) is padded with silence (-80 dB, chroma 0), `.lengths`
-    (N,) says how many frames are real. Raises CorpusError. A clip whose array cannot be used is left out with a
-    CorpusWarning.
+    `ds[i]` is (x (T, F) float32, target, T). `.clips` is a table with id, group, length, and the
+    position in `.array` (clips, T_max, 140) of each clip. Raises CorpusError. A clip whose array
+    cannot be used is left out with a CorpusWarning.
     """
 
-    def __init__(self, corpus: Corpus, task: str, split="train", rows="fused", beat=False, merge=True):
-        if task not in ("genre", "affect", *AFFECT):
-            raise ValueError(f"task {task!r}; known: genre, affect, {', '.join(AFFECT)}")
-        if rows not in ROWS:
-            raise ValueError(f"rows {rows!r}; known: {', '.join(ROWS)}")
-        self.task, self.split, self.rows, self.beat = task, split, rows, beat
-        self.axes = () if task == "genre" else AFFECT if task == "affect" else (task,)
-        table = _genre_table(corpus, split, beat, merge) if task == "genre" else corpus.labels("affect", split, beat)
-        self._fused, lengths, good = load_split(list(table["path"]))
-        self.index = torch.from_numpy(np.flatnonzero(good))
-        self.all_lengths = torch.from_numpy(lengths)
+    def __init__(self, corpus: Corpus, task: str, split="train", features="fused", beat=False):
+        axes = {"genre": (), "affect": AFFECT, **{axis: (axis,) for axis in AFFECT}}
+        if task not in axes:
+            raise ValueError(f"task {task!r}; known: {', '.join(axes)}")
+        if features not in FEATURES:
+            raise ValueError(f"features {features!r}; known: {', '.join(FEATURES)}")
+        self.task, self.split, self.features, self.beat = task, split, features, beat
+        self.axes = axes[task]
+        self.columns = FEATURES[features]
         if task == "genre":
-            self.classes = table["genre"].cat.categories.to_list()
-        table = table[good]
-        self.ids, self.groups = list(table["id"]), list(table["group"])
-        if task == "genre":
-            self.y = torch.from_numpy(table["genre"].cat.codes.to_numpy(np.int64))
-            self.strata = self.y
+            table, self.classes = genre_classes(corpus, split, beat)
         else:
-            values = torch.from_numpy(table.reindex(columns=list(AFFECT)).to_numpy(np.float32, copy=True))
-            self.y = values[:, [AFFECT.index(axis) for axis in self.axes]]
-            self.strata = values.mean(1)  # of all axes, whichever are the targets: a split is the same for each
+            table = corpus.labels("affect", split, beat)
+            table = table.reindex(columns=["id", "path", "group", *AFFECT])
+        self.array, lengths = load_split(list(table["path"]))
+        table = table.drop(columns="path").assign(length=lengths, position=range(len(table)))
+        self.clips = table[lengths > 0].reset_index(drop=True)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.clips)
 
     def __getitem__(self, i: int):
         if not -len(self) <= i < len(self):
             raise IndexError(i)
-        length = int(self.lengths[i])
-        return self._fused[self.index[i], :length, ROWS[self.rows]], self.y[i], length
+        clip = self.clips.iloc[i]
+        x = self.array[clip["position"], : clip["length"], self.columns]
+        return x, self.y[i], int(clip["length"])
 
     @property
     def x(self) -> torch.Tensor:
-        """(N, T_max, F), padded. A view of the mapped file for the whole split, a copy for a subset."""
-        whole = torch.equal(self.index, torch.arange(len(self._fused)))
-        return (self._fused if whole else self._fused[self.index])[..., ROWS[self.rows]]
+        """(N, T_max, F), padded. A view of the mapped file for a whole split, else a copy."""
+        if self.positions.tolist() == list(range(len(self.array))):
+            return self.array[..., self.columns]
+        return self.array[self.positions][..., self.columns]
+
+    @property
+    def y(self) -> torch.Tensor:
+        """Class codes (N,) int64, or affect values (N, k) float32."""
+        if self.task == "genre":
+            return torch.tensor(self.clips["code"].to_numpy(np.int64))
+        return torch.tensor(self.clips[list(self.axes)].to_numpy(np.float32))
 
     @property
     def lengths(self) -> torch.Tensor:
-        return self.all_lengths[self.index.to(self.all_lengths.device)]
+        """Real frames of each clip (N,)."""
+        return torch.tensor(self.clips["length"].to_numpy(np.int64))
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """Where each clip lies in `.array` (N,)."""
+        return torch.tensor(self.clips["position"].to_numpy(np.int64))
+
+    @property
+    def ids(self) -> list[str]:
+        return self.clips["id"].tolist()
+
+    @property
+    def groups(self) -> list[str]:
+        """A label each clip shares with the other clips of its track."""
+        return self.clips["group"].tolist()
 
     @property
     def n_features(self) -> int:
-        return len(range(N_ROWS)[ROWS[self.rows]])
+        return self.columns.stop - self.columns.start
 
     @property
     def input_name(self) -> str:
         """What a table calls this input: "mel", "beat mel", …"""
-        return f"beat {self.rows}" if self.beat else self.rows
+        return f"beat {self.features}" if self.beat else self.features
 
     def subset(self, positions) -> SpectrogramDataset:
-        """The clips at those positions (or where a mask is true); shares the arrays."""
+        """The clips at those positions (or where a mask is true); shares the array."""
         part = copy.copy(self)
-        positions = torch.as_tensor(positions)
-        positions = positions.nonzero()[:, 0] if positions.dtype == torch.bool else positions.long()
-        part.index, part.y = self.index[positions], self.y[positions.to(self.y.device)]
-        part.strata = self.strata[positions]
-        part.ids = [self.ids[i] for i in positions]
-        part.groups = [self.groups[i] for i in positions]
+        if isinstance(positions, torch.Tensor):
+            positions = positions.cpu()
+        positions = np.asarray(positions)
+        rows = self.clips[positions] if positions.dtype == bool else self.clips.iloc[positions]
+        part.clips = rows.reset_index(drop=True)
         return part
 
     def select(self, ids: list[str]) -> SpectrogramDataset:
-        """The clips with those ids, in that order."""
+        """The clips with those ids, in that order. Raises CorpusError."""
         where = {clip: i for i, clip in enumerate(self.ids)}
         absent = [clip for clip in ids if clip not in where]
         if absent:
-            raise CorpusError(f"clip {absent[0]} and {len(absent) - 1} others are not in this split; use the ids' own")
+            raise CorpusError(
+                f"clip {absent[0]} and {len(absent) - 1} others are not in this split; "
+                "use ids of its own"
+            )
         return self.subset([where[clip] for clip in ids])
 
-    def with_rows(self, rows: str) -> SpectrogramDataset:
+    def with_features(self, features: str) -> SpectrogramDataset:
         """The same clips as another input."""
         part = copy.copy(self)
-        part.rows = rows
+        part.features, part.columns = features, FEATURES[features]
         return part
 
     def with_axes(self, axes) -> SpectrogramDataset:
         """The same affect clips with some of the targets: (N, len(axes))."""
         part = copy.copy(self)
-        part.y, part.axes = self.y[:, [self.axes.index(axis) for axis in axes]], tuple(axes)
+        part.axes = tuple(axes)
         return part
 
     def to(self, device) -> SpectrogramDataset:
-        """A copy whose clips lie on `device`, only those in use; where they lie there already nothing is copied."""
-        if torch.device(device).type == self._fused.device.type:
+        """A copy whose features lie on `device`, those of its own clips only.
+
+        Where they lie there already, or would not leave half of its memory free, the dataset itself
+        is returned: `batches` then sends its windows one batch at a time.
+        """
+        device = torch.device(device)
+        width = int(self.lengths.max())
+        size = 4 * len(self) * width * self.n_features
+        if device == self.array.device or device.type == "cpu" or size > room(device):
             return self
         part = copy.copy(self)
-        part._fused = torch.zeros(len(self), int(self.lengths.max()), N_ROWS, device=device)
-        for i, source in enumerate(self.index):  # clip by clip: the host never holds a second copy of the split
-            part._fused[i] = self._fused[source, : part._fused.shape[1]].to(device)
-        part.all_lengths, part.y = self.lengths.to(device), self.y.to(device)
-        part.index = torch.arange(len(self))
+        part.array = torch.empty(len(self), width, self.n_features, device=device)
+        # Clip by clip: the host never holds a second copy of the split.
+        for i, position in enumerate(self.clips["position"]):
+            part.array[i] = self.array[position, :width, self.columns].to(device)
+        part.columns = slice(0, self.n_features)
+        part.clips = self.clips.assign(position=range(len(self)))
         return part
 
 
-# --- reading a split once -------------------------------------------------------------------------------------------
+def union(a: SpectrogramDataset, b: SpectrogramDataset) -> SpectrogramDataset:
+    """The clips of both, which are parts of one split, in the split's order. Notebook: 05."""
+    if a.array is not b.array:
+        raise ValueError("these are parts of different splits; load their union from the corpus")
+    whole = copy.copy(a)
+    clips = pd.concat([a.clips, b.clips])
+    whole.clips = clips.sort_values("position").reset_index(drop=True)
+    return whole
 
 
-def load_split(paths: list[Path]) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """(N, T_max, 140) float32 tensor padded with silence, lengths (N,), and which clips could be read (N,).
+def from_arrays(arrays: list[np.ndarray], ids: list[str], features="fused") -> SpectrogramDataset:
+    """Clips (140, T) that are not in a corpus, as a split without labels. For own files."""
+    ds = SpectrogramDataset.__new__(SpectrogramDataset)
+    ds.task, ds.split, ds.beat, ds.axes = "affect", "test", False, AFFECT
+    ds.features, ds.columns = features, FEATURES[features]
+    width = max(array.shape[1] for array in arrays)
+    ds.array = torch.from_numpy(np.stack([padded(array, width) for array in arrays]))
+    lengths = [array.shape[1] for array in arrays]
+    ds.clips = pd.DataFrame(
+        {"id": ids, "group": ids, "length": lengths, "position": range(len(ids))}
+    ).assign(**dict.fromkeys(AFFECT, np.nan))
+    return ds
 
-    The array is built once in the cache folder, clip by clip (so that memory stays at one array), and mapped from
-    there afterwards. Where no folder can be written it is held in memory. Clips left out keep their place, with
-    length 0, and are named in a CorpusWarning each time. Raises CorpusError when none can be read.
+
+def genre_classes(corpus: Corpus, split: str, beat: bool) -> tuple[pd.DataFrame, list[str]]:
+    """The clips whose genre the class mapping keeps, and the classes.
+
+    Returns a table with id, path, group, genre (the class) and code, and the class names, which are
+    those of the training split, sorted. Raises CorpusError. Notebook: 04.
     """
-    folder, key = cache_folder(), _key(paths)
-    cached = None if folder is None else _from_cache(folder, key)
-    if cached is not None:
+    table = corpus.labels("genre", split, beat)
+    table["genre"] = table["genre"].map(corpus.mapping)
+    table = table.dropna(subset="genre").reset_index(drop=True)
+    known = table if split == "train" else corpus.labels("genre", "train", beat)
+    names = known["genre"] if split == "train" else known["genre"].map(corpus.mapping)
+    classes = sorted(names.dropna().unique())
+    where = corpus.folder("genre", beat) / f"{split}_labels.txt"
+    if table.empty:
+        raise CorpusError(
+            f"{where}: the class mapping drops every genre in it; correct class_mapping.json"
+        )
+    unknown = sorted(set(table["genre"]) - set(classes))
+    if unknown:
+        raise CorpusError(
+            f"{where}: no training clip has the class {', '.join(unknown)}; "
+            "add some, or map it to null"
+        )
+    table["code"] = pd.Categorical(table["genre"], classes).codes
+    return table, classes
+
+
+def room(device: torch.device) -> float:
+    """Bytes of a device's memory that a split may take."""
+    if device.type != "cuda":
+        return math.inf
+    return SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
+
+
+# --- reading a split once -------------------------------------------------------------------------
+
+
+def load_split(paths: list[Path]) -> tuple[torch.Tensor, np.ndarray]:
+    """(N, T_max, 140) float32, padded with silence, and the clips' lengths (N,). Notebook: 04.
+
+    The array is built once, clip by clip, in a file of the cache folder, and mapped from there.
+    That folder holds one array for each folder of clips: a new one replaces it. Where nothing can
+    be written it is held in memory. A clip that cannot be read keeps its place with length 0 and
+    is named in a CorpusWarning each time. Raises CorpusError when none can be read.
+    """
+    folder = cache_folder()
+    place = folder and folder / _hash(paths[0].parent) / _key(paths)
+    cached = place and _from_cache(place)
+    if cached:
         array, lengths = cached
-        errors = _check(paths, np.flatnonzero(lengths == 0))
-    if cached is None or (lengths == 0).sum() > len(errors):  # a clip can be read again
-        array, lengths, errors = _build(paths, folder, key)
+        errors = _read_errors([paths[i] for i in np.flatnonzero(lengths == 0)])
+    if not cached or (lengths == 0).sum() > len(errors):  # a clip can be read again
+        array, lengths, errors = _build(paths, place)
     for error in errors:
         warnings.warn(f"{error}. The clip is left out", CorpusWarning, stacklevel=3)
-    return array, lengths, lengths > 0
+    return array, lengths
+
+
+def _hash(content) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 
 def _key(paths: list[Path]) -> str:
-    """The name of an array in the cache: another file, size, date or way of padding gives another."""
-    facts = [SILENCE_DB, N_ROWS]
+    """Changes with the names, sizes and dates of the files and with the way of padding."""
+    facts = [SILENCE_DB, N_FEATURES]
     for path in paths:
         try:
             stat = os.stat(path)
             facts.append((str(path), stat.st_size, stat.st_mtime_ns))
         except OSError:  # a dangling link, say: reading it will tell
             facts.append((str(path), None, None))
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    return _hash(facts)
 
 
-def _from_cache(folder: Path, key: str) -> tuple[torch.Tensor, np.ndarray] | None:
+def _from_cache(place: Path) -> tuple[torch.Tensor, np.ndarray] | None:
     try:
-        lengths = np.load(folder / f"{key}.lengths.npy")
-        # Copy-on-write: torch wants writable memory, and nobody may change the cache through a tensor.
-        return torch.from_numpy(np.load(folder / f"{key}.npy", mmap_mode="c")), lengths
+        lengths = np.load(place / "lengths.npy")
+        # Copy-on-write: torch wants writable memory, and nobody may change the cache through it.
+        return torch.from_numpy(np.load(place / "array.npy", mmap_mode="c")), lengths
     except (OSError, ValueError, EOFError):  # not there, or damaged: it will be built anew
         return None
 
 
-def _check(paths: list[Path], positions) -> list[CorpusError]:
+def _read_errors(paths: list[Path]) -> list[CorpusError]:
     errors = []
-    for i in positions:
+    for path in paths:
         try:
-            load_array(paths[i])
+            load_array(path)
         except CorpusError as error:
             errors.append(error)
     return errors
 
 
-def _build(paths: list[Path], folder: Path | None, key: str) -> tuple[torch.Tensor, np.ndarray, list[CorpusError]]:
-    """Read every clip into one array, in the cache if possible; returns also lengths and errors."""
-    lengths = np.zeros(len(paths), np.int64)
-    for i, path in enumerate(paths):
-        with contextlib.suppress(CorpusError):  # raised again when the clip is read
-            lengths[i] = array_shape(path)[1]
-    shape = (len(paths), max(1, int(lengths.max())), N_ROWS)
+def _build(paths: list[Path], place: Path | None):
+    """Read every clip into one array, in the cache where it has room; (array, lengths, errors)."""
+    frames = [_frames(path) for path in paths]
+    shape = (len(paths), max(1, *frames), N_FEATURES)
     size = 4 * math.prod(shape)
     if size > LARGE:
-        print(f"Loading {shape[0]} clips of up to {shape[1]} frames: {size / 1e9:.1f} GB in memory")
-    target, partial = _new_array(folder, shape)
-
-    def fill(i: int) -> CorpusError | None:
+        logging.getLogger("labhelpers").warning(
+            "Loading %d clips of up to %d frames: %.1f GB, once", shape[0], shape[1], size / 1e9
+        )
+    if place:
         try:
-            clip, error = load_array(paths[i]), None
-        except CorpusError as found:
-            clip, error = np.empty((N_ROWS, 0), np.float32), found
-        lengths[i] = _place(target[i], clip)
-        return error
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # unpacking leaves the interpreter to other threads
-        errors = [error for error in pool.map(fill, range(len(paths))) if error is not None]
-    if not lengths.any():
-        if partial is not None:
-            partial.unlink()
-        raise CorpusError(f"no clip of {paths[0].parent} can be read; the first: {errors[0]}")
-    if partial is None:
-        return torch.from_numpy(target), lengths, errors
-    target.flush()
-    with open(partial.with_suffix(".lengths"), "wb") as stream:
-        np.save(stream, lengths)
-    os.replace(partial.with_suffix(".lengths"), folder / f"{key}.lengths.npy")
-    os.replace(partial, folder / f"{key}.npy")
-    return *_from_cache(folder, key), errors
-
-
-def _place(row: np.ndarray, clip: np.ndarray) -> int:
-    """Write a (140, T) clip into its (T_max, 140) row, silence after it; returns T."""
-    frames = clip.shape[1]
-    row[:frames] = clip.T
-    row[frames:, :N_MELS] = SILENCE_DB
-    row[frames:, N_MELS:] = 0
-    return frames
-
-
-def _new_array(folder: Path | None, shape: tuple[int, int, int]) -> tuple[np.ndarray, Path | None]:
-    """A writable array of that shape, in a file of the cache folder where there is room, and that file."""
-    if folder is not None:
-        _sweep(folder)
-        partial = folder / f"{uuid.uuid4().hex}.partial"  # two processes may build the same array: each its own file
-        try:
-            array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-            with open(partial, "r+b") as stream:
-                # Reserve the room now: on a disk that fills, writing to mapped memory would kill the process.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(stream.fileno(), 0, partial.stat().st_size)
-            return array, partial
+            return _build_file(paths, shape, place)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             warnings.warn(
-                f"{folder}: no room for the array of this split ({error.strerror}), which is kept in memory instead; "
-                "free some, or set LABHELPERS_CACHE to another folder",
+                f"{place.parent}: no room for the array of this split ({error.strerror}), which is "
+                "kept in memory instead; free some, or set LABHELPERS_CACHE to another folder",
                 CorpusWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
-    return np.empty(shape, np.float32), None
+    array = np.empty(shape, np.float32)
+    lengths, errors = _fill(paths, shape[1], array.__setitem__)
+    return torch.from_numpy(array), lengths, errors
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half-built, more than a day ago."""
-    for partial in folder.glob("*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime > 86_400:
-                partial.unlink()
+def _frames(path: Path) -> int:
+    try:
+        return array_shape(path)[1]
+    except CorpusError:  # raised again when the clip is read
+        return 0
+
+
+def _build_file(paths: list[Path], shape, place: Path):
+    """The array in a folder of its own beside `place`, moved there when it is whole."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=place.parent))
+    try:
+        np.lib.format.open_memmap(partial / "array.npy", "w+", np.float32, shape)
+        row = 4 * shape[1] * shape[2]
+        with open(partial / "array.npy", "r+b") as stream:
+            start = os.fstat(stream.fileno()).st_size - row * shape[0]
+            # Written, not mapped: a full disk is then an error, and memory stays small.
+            lengths, errors = _fill(
+                paths,
+                shape[1],
+                lambda i, clip: os.pwrite(stream.fileno(), clip.tobytes(), start + i * row),
+            )
+        np.save(partial / "lengths.npy", lengths)
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for other in place.parent.iterdir():  # the array that this one replaces
+        if other != place and not other.name.startswith("partial-"):
+            shutil.rmtree(other, ignore_errors=True)
+    return *_from_cache(place), errors
+
+
+def _fill(paths: list[Path], width: int, put) -> tuple[np.ndarray, list[CorpusError]]:
+    """put(i, clip (width, 140)) for every clip that can be read; lengths (N,) and errors."""
+    lengths = np.zeros(len(paths), np.int64)
+
+    def read(i: int) -> CorpusError | None:
+        try:
+            clip = load_array(paths[i])
+        except CorpusError as error:
+            put(i, padded(np.empty((N_FEATURES, 0), np.float32), width))
+            return error
+        put(i, padded(clip, width))
+        lengths[i] = clip.shape[1]
+        return None
+
+    # Unpacking leaves the interpreter to other threads.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        errors = [error for error in pool.map(read, range(len(paths))) if error]
+    if not lengths.any():
+        raise CorpusError(f"no clip of {paths[0].parent} can be read; the first: {errors[0]}")
+    return lengths, errors
+
+
+def padded(clip: np.ndarray, width: int) -> np.ndarray:
+    """(140, T) -> (width, 140) with silence after it: -80 dB, chroma 0. Notebook: 04."""
+    result = np.zeros((width, N_FEATURES), np.float32)
+    result[:, :N_MELS] = SILENCE_DB
+    result[: clip.shape[1]] = clip.T
+    return result
 
 
 def cache_folder() -> Path | None:
-    """Where arrays are cached: $LABHELPERS_CACHE, else the user's cache folder, else a temporary one, or None.
+    """Where arrays are cached, which may be deleted at any time; None where nothing can be written.
 
-    A cache may be deleted at any time. None means that none of the three can be written.
+    $LABHELPERS_CACHE, else the user's cache folder, else a temporary one.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     named = os.environ.get("LABHELPERS_CACHE")
-    for parent in filter(None, [named, home, tempfile.gettempdir()]):
-        folder = Path(parent) / ("" if parent == named else "labhelpers")
+    temporary = Path(tempfile.gettempdir()) / "labhelpers"
+    for folder in (named, platformdirs.user_cache_path("labhelpers"), temporary):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
+            if folder:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    return Path(folder)
         except OSError:
             continue
     return None
 
 
-# --- splits and batches ---------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
+
+
+def strata(ds: SpectrogramDataset) -> np.ndarray:
+    """What splits are balanced by (N,): the class, or the quarter of the mean affect."""
+    if ds.task == "genre":
+        return ds.clips["code"].to_numpy()
+    mean = ds.clips[list(AFFECT)].mean(axis=1)  # of all axes: a split is the same for each of them
+    return np.searchsorted(np.quantile(mean, [0.25, 0.5, 0.75]), mean)
 
 
 def train_val_split(ds: SpectrogramDataset, fraction: float = 0.2, seed: int = 0):
-    """Two disjoint parts, stratified by class (or by mean target in quarters), clips of one group on one side.
+    """Two disjoint parts, balanced by `strata`; clips of one group stay together. Notebook: 05.
 
-    fraction : share of the second part, which is rounded to one of k equal folds
-    Raises CorpusError when a class is too small to stand on both sides or a part would be empty.
+    fraction : of each stratum's groups, for the second part
+    Raises CorpusError when a stratum has a single group, which cannot stand on both sides.
     """
-    folds = max(2, round(1 / fraction))
-    train, val = next(iter(k_folds(ds, folds, seed)))
-    return ds.subset(train), ds.subset(val)
+    rng = np.random.default_rng(seed)
+    groups = pd.Series(strata(ds), ds.groups).groupby(level=0, sort=True).first()
+    chosen = set()
+    for stratum, members in groups.groupby(groups):
+        if len(members) < 2:
+            raise CorpusError(
+                f"{_stratum_name(ds, stratum)} has clips of a single track ({members.index[0]}) "
+                f"among {len(ds)} clips: it cannot stand on both sides of a split; "
+                "add clips or drop it"
+            )
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        chosen.update(rng.permutation(members.index)[:count])
+    second = ds.clips["group"].isin(chosen).to_numpy()
+    return ds.subset(~second), ds.subset(second)
+
+
+def _stratum_name(ds: SpectrogramDataset, stratum: int) -> str:
+    return ds.classes[stratum] if ds.task == "genre" else "an affect quarter"
 
 
 def held_out_split(ds: SpectrogramDataset, seed: int = 0):
-    """Train, validation and held-out parts, 60 : 20 : 20, for labels that have no test set (steps 8 and 9).
+    """Train, validation and held-out parts, 60 : 20 : 20, for labels without a test set.
 
-    The held-out part depends on the corpus and seed only, so that all notebooks judge on the same clips.
+    It depends on the corpus and the seed only: all notebooks judge on the same held-out clips.
+    Notebook: 08.
     """
     rest, held_out = train_val_split(ds, 0.2, seed)
     train, val = train_val_split(rest, 0.25, seed)
     return train, val, held_out
 
 
-def k_folds(ds: SpectrogramDataset, k: int, seed: int = 0):
-    """Yield k pairs of positions (train, test), stratified, by group where clips share one. Raises CorpusError."""
-    n_tracks = len(set(ds.groups))
-    few = f"{len(ds)} clips of {n_tracks} tracks are too few to split in {k} parts by class; add clips"
-    if n_tracks < 2 * k:
-        raise CorpusError(few)
-    strata = _strata(ds)
-    for stratum in np.unique(strata):
-        tracks = {ds.groups[i] for i in np.flatnonzero(strata == stratum)}
-        if len(tracks) < 2:
-            name = ds.classes[stratum] if ds.task == "genre" else "an affect quarter"
-            raise CorpusError(
-                f"{name} has clips of a single track ({tracks.pop()}) among {len(ds)} clips: "
-                "it cannot stand on both sides of a split; add clips or drop it"
-            )
-    if np.bincount(strata).max() < k:
-        raise CorpusError(few)
-    kind = StratifiedGroupKFold if n_tracks < len(ds) else StratifiedKFold
-    with warnings.catch_warnings():  # classes below k clips are fine: they miss some folds
-        warnings.filterwarnings("ignore", message=".*least populated class.*|.*groups parameter is ignored.*")
-        yield from list(kind(k, shuffle=True, random_state=seed).split(np.arange(len(ds)), strata, ds.groups))
+def k_folds(ds: SpectrogramDataset, k: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """k pairs of positions (train, test), balanced by `strata`, whole groups. Notebook: 10.
 
-
-def _strata(ds: SpectrogramDataset) -> np.ndarray:
-    """A class for each clip: its genre, or the quarter of its mean affect."""
-    levels = ds.strata.numpy()
-    return levels if ds.task == "genre" else np.searchsorted(np.quantile(levels, [0.25, 0.5, 0.75]), levels)
+    Raises CorpusError when there are too few tracks.
+    """
+    levels = strata(ds)
+    if len(set(ds.groups)) < 2 * k or np.bincount(levels).max() < k:
+        raise CorpusError(
+            f"{len(ds)} clips of {len(set(ds.groups))} tracks are too few to split in {k} parts "
+            "by class; add clips"
+        )
+    folds = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # a class below k clips misses some folds
+        warnings.filterwarnings("ignore", message=".*least populated class.*")
+        return list(folds.split(np.zeros(len(ds)), levels, ds.groups))

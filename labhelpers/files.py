@@ -9,9 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: str | Path):
-    """A path beside `path` to write to, moved there at the end: a kill leaves the old file or the new one.
+    """A path beside `path` to write to, which is moved there at the end.
 
-    Used by everything that the series writes. Raises OSError with a sentence where that cannot be written.
+    A kill leaves the old file or the new one. Raises OSError with a sentence.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +21,9 @@ def atomic(path: str | Path):
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         reason = getattr(error, "strerror", None) or error
-        raise OSError(f"{path}: cannot be written ({reason}); make room, or name another folder") from error
+        raise OSError(
+            f"{path}: cannot be written ({reason}); make room, or name another folder"
+        ) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -35,6 +37,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def project_root() -> Path:
-    """The checkout that holds the package, or the current folder where the package is installed apart from one."""
+    """The checkout that holds the package, else the current folder."""
     parent = Path(__file__).resolve().parents[1]
-    return parent if (parent / "pyproject.toml").is_file() and os.access(parent, os.W_OK) else Path.cwd()
+    is_checkout = (parent / "pyproject.toml").is_file() and os.access(parent, os.W_OK)
+    return parent if is_checkout else Path.cwd()

@@ -1,28 +1,34 @@
 """What one notebook hands to the next, and the only way it does.
 
-A run is <out>/records/<notebook>.json with its checkpoints <notebook>.<model>.pt beside it. On Kaggle, runs of
-attached notebooks are found under /kaggle/input by the same call.
+A run is <out>/records/<notebook>.json with its checkpoints <notebook>.<model>.pt beside it. On
+Kaggle, the runs of attached notebooks are found by the same call.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
-from .corpora.find import KAGGLE_INPUT
+from .corpora.find import KAGGLE_INPUT, kaggle_reports
 from .corpora.layout import AFFECT, Corpus, CorpusError
 from .files import project_root, write_text
 
-PACKAGES = ("torch", "numpy", "librosa", "scikit-learn", "scipy", "pandas", "matplotlib", "seaborn")
-COLUMNS = ("model", "task", "input", "set", "metric", "value", "low", "high", "n")
-
-# Header -> the first line's first field, and the form of a clip's name below it. The assignment's contest took
-# "full"; entries to the later one have "id".
+PACKAGES = (
+    "torch", "numpy", "librosa", "scikit-learn", "scipy", "pandas", "matplotlib", "seaborn",
+)  # fmt: skip
+RESULT_FIELDS = {
+    "model", "task", "input", "set", "metric", "baseline",
+    "value", "low", "high", "deviation", "seeds", "n",
+}  # fmt: skip
+# Header -> the first line's first field, and the form of a clip's name below it. The assignment's
+# contest took "full"; entries to the later one have "id".
 HEADERS = {"full": ("Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), "id": ("Id", "{}")}
 
 
@@ -30,43 +36,82 @@ class RunError(RuntimeError):
     """A record is missing or does not fit; the message says which notebook to run."""
 
 
-class Run(dict):
-    """A loaded record: its content as a dict, and where it lies."""
+@dataclass(frozen=True)
+class Predictor:
+    """How a model of a run reads clips, for those who use it later.
+
+    checkpoint : the model's name in the run; features : its input
+    crop : frames of the windows it averages over, None for whole clips
+    """
+
+    checkpoint: str
+    features: str = "mel"
+    crop: int | None = None
+
+
+class Run:
+    """A loaded record. Notebooks: 06 to 10.
+
+    results (list of dicts with RESULT_FIELDS), params, facts, histories (name -> epochs),
+    predictors (task -> list of Predictor, to be averaged), corpus, versions; folder : where it lies
+    """
 
     def __init__(self, content: dict, folder: Path):
-        super().__init__(content)
-        self.folder = folder
+        self.notebook, self.folder = content["notebook"], folder
+        self.corpus, self.versions = content["corpus"], content["versions"]
+        self.params, self.facts = content["params"], content["facts"]
+        self.results, self.histories = content["results"], content["histories"]
+        self.predictors = {
+            task: [Predictor(**members) for members in listed]
+            for task, listed in content["predictors"].items()
+        }
+        self._predictions = content["predictions"]
 
     def checkpoint(self, model: str) -> Path:
         """The checkpoint of one of the run's models. Raises RunError."""
-        path = self.folder / f"{self['notebook']}.{slug(model)}.pt"
-        if not path.is_file():
-            raise RunError(f"{path} is missing; run notebook {self['notebook']} again")
-        return path
+        for path in sorted(self.folder.glob(f"{self.notebook}.{slug(model)}.*")):
+            return path
+        raise RunError(
+            f"{self.folder}: no checkpoint {self.notebook}.{slug(model)}; "
+            f"run notebook {self.notebook} again"
+        )
 
-    def prediction(self, key: str) -> np.ndarray:
-        """The stored predictions under `key`, (N, k), for the clips of `ids(key)`."""
-        return np.array(self["predictions"][key]["values"])
-
-    def ids(self, key: str) -> list[str]:
-        return self["predictions"][key]["ids"]
+    def predictions(self, model: str, test_set: str) -> tuple[list[str], list[np.ndarray]]:
+        """(clip ids, one array (N, k) a seed) of a model on a set of clips. Raises RunError."""
+        found = []
+        for entry in self._predictions:
+            if (entry["model"], entry["set"]) == (model, test_set):
+                found.append(entry)
+        if not found:
+            known = sorted({(entry["model"], entry["set"]) for entry in self._predictions})
+            raise RunError(
+                f"{self.notebook} has no predictions of {model} on {test_set}; it has {known}"
+            )
+        found.sort(key=lambda entry: entry["seed"])
+        return found[0]["ids"], [np.array(entry["values"]) for entry in found]
 
 
 def out_folder(corpus: Corpus, out: str | Path | None = None) -> Path:
-    """Where a run leaves its results: `out`, else reports/<corpus> under /kaggle/working, else in the checkout."""
-    if out is None:
-        kaggle = KAGGLE_INPUT.is_dir() and os.access("/kaggle/working", os.W_OK)
-        out = (Path("/kaggle/working") if kaggle else project_root()) / "reports" / corpus.name
+    """Where a run leaves its results: `out`, else reports/<corpus>. Notebook: all.
+
+    On Kaggle that is under /kaggle/working, else in the checkout. Raises RunError.
+    """
+    if not out:
+        on_kaggle = KAGGLE_INPUT.is_dir() and os.access("/kaggle/working", os.W_OK)
+        top = Path("/kaggle/working") if on_kaggle else project_root()
+        out = top / "reports" / corpus.name
     folder = Path(out).expanduser().resolve()
     try:
         (folder / "records").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error.strerror}); set OUT to a folder that can") from error
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror}); set OUT to a folder that can"
+        ) from error
     return folder
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that results depend on, with their versions."""
+    """Python and the packages that results depend on, with their versions. Notebook: 00."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -77,58 +122,80 @@ def versions() -> dict[str, str]:
 
 
 def save_run(
-    notebook: str, corpus: Corpus, out: Path, *, results: list[dict] = (), params: dict | None = None,
-    facts: dict | None = None, predictions: dict | None = None, histories: dict | None = None,
-    models: dict | None = None,
+    notebook: str, corpus: Corpus, out: Path, *, results=(), params=None, facts=None,
+    predictions=(), histories=None, models=None, predictors=None,
 ) -> Path:  # fmt: skip
-    """Write a notebook's record and checkpoints; returns the record's path.
+    """Write a notebook's record and checkpoints; returns the record's path. Notebook: all.
 
-    results : rows with the fields of COLUMNS; params : the notebook's parameters; facts : anything else worth keeping
-        (counts, choices), JSON values; predictions : key -> (ids, array (N, k)); histories : model -> History;
-    models : name -> Model, saved as checkpoints
+    results : dicts with RESULT_FIELDS, see `metrics.result_rows`; params : the parameters
+    facts : anything else worth keeping (counts, choices)
+    predictions : dicts with model, set, seed, ids and values (N, k); histories : name -> History
+    models : name -> what has `save(path)`: a Model or a DescriptorMachine
+    predictors : task -> list of Predictor
+    Raises OSError with a sentence, ValueError when a result has other fields.
     """
-    from .models import save_model
-
     for row in results:
-        if set(row) != set(COLUMNS):
-            raise ValueError(f"a result row has the fields {', '.join(COLUMNS)}; found {', '.join(row)}")
+        if set(row) != RESULT_FIELDS:
+            odd = ", ".join(sorted(set(row) ^ RESULT_FIELDS))
+            raise ValueError(f"a result has the fields of RESULT_FIELDS; missing or unknown: {odd}")
     folder = Path(out) / "records"
-    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{notebook}.*"):  # models of an earlier run, by other names perhaps
+        old.unlink()
     for name, model in (models or {}).items():
-        save_model(model, folder / f"{notebook}.{slug(name)}.pt")
+        model.save(folder / f"{notebook}.{slug(name)}{model.suffix}")
+    listed = {}
+    for task, members in (predictors or {}).items():
+        listed[task] = [asdict(member) for member in members]
     content = {
         "notebook": notebook,
-        "corpus": {"name": corpus.name, "sample": corpus.is_sample, "fingerprint": corpus.fingerprint},
+        "corpus": {
+            "name": corpus.name, "sample": corpus.is_sample, "fingerprint": corpus.fingerprint,
+        },
         "versions": versions(),
         "params": params or {},
         "facts": facts or {},
         "results": list(results),
-        "histories": {name: history.rows for name, history in (histories or {}).items()},
-        "predictions": {
-            key: {"ids": list(ids), "values": np.round(np.asarray(values, float), 5).tolist()}
-            for key, (ids, values) in (predictions or {}).items()
-        },
-    }
-    return write_text(folder / f"{notebook}.json", json.dumps(content, indent=1, default=_plain))
+        "histories": {name: history.epochs for name, history in (histories or {}).items()},
+        "predictions": list(predictions),
+        "predictors": listed,
+    }  # fmt: skip
+    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+    return write_text(folder / f"{notebook}.json", text)
+
+
+def plain(value):
+    """The same in what JSON knows: NumPy's numbers as Python's, NaN as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        # Nine digits keep every float32 apart: a tie would cost rank correlation.
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
 def load_run(notebook: str, corpus: Corpus, out: Path) -> Run:
-    """The record of a notebook, from `out` or from a notebook attached on Kaggle.
+    """The record of a notebook, from `out` or from one attached on Kaggle. Notebooks: 06 to 10.
 
-    Raises RunError that names the notebook to run when there is none, or when it was made on another corpus.
+    Raises RunError that names the notebook to run when there is none, or when it was made on
+    another corpus.
     """
     name = f"records/{notebook}.json"
     other = None
-    for path in [Path(out) / name, *sorted(KAGGLE_INPUT.glob(f"**/reports/{corpus.name}/{name}"))]:
+    for folder in [Path(out), *kaggle_reports(corpus.name)]:
+        path = folder / name
         if path.is_file():
-            run = _read(path, notebook)
-            if run["corpus"]["fingerprint"] == corpus.fingerprint:
+            run = read_run(path)
+            if run.corpus["fingerprint"] == corpus.fingerprint:
                 return run
             other = path
     if other is not None:
         raise RunError(
-            f"{other} was made on another state of the corpus {corpus.name} (or on another corpus); "
-            f"run {notebook}.ipynb again"
+            f"{other} was made on another state of the corpus {corpus.name} (or on another "
+            f"corpus); run {notebook}.ipynb again"
         )
     raise RunError(
         f"no record of notebook {notebook} in {Path(out) / 'records'}; run {notebook}.ipynb first "
@@ -136,28 +203,14 @@ def load_run(notebook: str, corpus: Corpus, out: Path) -> Run:
     )
 
 
-def _read(path: Path, notebook: str) -> Run:
+def read_run(path: Path) -> Run:
+    """The record in a file. Raises RunError when it is none, or an older version's."""
     try:
-        run = Run(json.loads(path.read_text(encoding="utf-8")), path.parent)
-        run["corpus"]["fingerprint"], run["results"]  # noqa: B018
-        return run
+        return Run(json.loads(path.read_text(encoding="utf-8")), path.parent)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: not a record ({type(error).__name__}: {error}); run {notebook}.ipynb again") from error
-
-
-def compare_runs(a: dict, b: dict, tolerance: dict[str, float]) -> list[str]:
-    """Sentences on the results in which two records of one notebook differ by more than `tolerance[metric]`.
-
-    A result that only one of them has is a difference too.
-    """
-    key = lambda row: tuple(row[field] for field in COLUMNS[:5])  # noqa: E731
-    left, right = ({key(row): row["value"] for row in run["results"]} for run in (a, b))
-    said = [f"{' / '.join(k)}: only in one of the two records" for k in left.keys() ^ right.keys()]
-    for k in left.keys() & right.keys():
-        allowed = tolerance.get(k[4], 0.0)
-        if not abs(left[k] - right[k]) <= allowed:  # so that NaN differs from everything
-            said.append(f"{' / '.join(k)}: {left[k]:.3f} against {right[k]:.3f}, more than {allowed} apart")
-    return sorted(said)
+        raise RunError(
+            f"{path}: not a record ({type(error).__name__}: {error}); run {path.stem}.ipynb again"
+        ) from error
 
 
 def slug(name: str) -> str:
@@ -165,20 +218,15 @@ def slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def _plain(value):
-    """NumPy scalars and arrays, paths and the like as JSON."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-# --- submission -----------------------------------------------------------------------------------------------------
+# --- submission -----------------------------------------------------------------------------------
 
 
 def write_submission(path: Path, ids, values, test_folder: Path, header: str = "full") -> Path:
-    """Write predictions in the contest's format, after checking them against the test folder; returns the path.
+    """Write predictions in the contest's format, after checking them. Notebook: 10.
 
-    ids : the clips' ids (N,); values : valence, energy, danceability from 0 to 1 (N, 3); test_folder : its arrays are
-        the clips that the contest scores; header : "full" or "id", see HEADERS
-    Raises CorpusError when a clip is missing, doubled or unknown, or a value is not finite or outside 0 to 1.
+    ids : the clips' ids (N,); values : valence, energy, danceability from 0 to 1 (N, 3)
+    test_folder : its arrays are the clips that the contest scores; header : see HEADERS
+    Raises CorpusError when a clip is missing, doubled or unknown, or a value is not from 0 to 1.
     """
     if header not in HEADERS:
         raise ValueError(f"header {header!r}; known: {', '.join(HEADERS)}")
@@ -186,39 +234,43 @@ def write_submission(path: Path, ids, values, test_folder: Path, header: str = "
     _check(ids, values, Path(test_folder))
     first, name = HEADERS[header]
     digits = _digits(values)
-    rows = [",".join([name.format(clip), *(f"{value:.{digits}f}" for value in row)]) for clip, row in zip(ids, values)]  # noqa: B905
-    return write_text(Path(path), "\n".join([",".join([first, *AFFECT]), *rows, ""]))
+    lines = [",".join([first, *AFFECT])]
+    for clip, row in zip(ids, values, strict=True):
+        numbers = [f"{value:.{digits}f}" for value in row]
+        lines.append(",".join([name.format(clip), *numbers]))
+    return write_text(Path(path), "\n".join([*lines, ""]))
 
 
 def _check(ids: list[str], values: np.ndarray, folder: Path) -> None:
     wanted = {entry.name.split(".")[0] for entry in os.scandir(folder) if ".npy" in entry.name}
     if values.shape != (len(ids), len(AFFECT)):
-        raise CorpusError(f"predictions of shape {values.shape} for {len(ids)} clips; ({len(ids)}, 3) are needed")
+        raise CorpusError(
+            f"predictions of shape {values.shape} for {len(ids)} clips; ({len(ids)}, 3) are needed"
+        )
+    doubled = {clip for clip in ids if ids.count(clip) > 1}
     for problem, clips in {
-        "predicted twice": {clip for clip in ids if ids.count(clip) > 1},
+        "predicted twice": doubled,
         f"in {folder} but not predicted": wanted - set(ids),
         f"predicted but not in {folder}": set(ids) - wanted,
     }.items():
         if clips:
             some = ", ".join(sorted(clips)[:5])
-            raise CorpusError(f"{len(clips)} clips are {problem} ({some}, …); predict each test clip once")
+            raise CorpusError(
+                f"{len(clips)} clips are {problem} ({some}, …); predict each test clip once"
+            )
     bad = np.argwhere(~((values >= 0) & (values <= 1)))  # NaN is in no order, so it is bad too
     if len(bad):
         i, axis = bad[0]
-        said = f"clip {ids[i]}: {AFFECT[axis]} is {values[i, axis]}; a number from 0 to 1 is needed"
-        raise CorpusError(f"{said} ({len(bad)} such values)")
+        raise CorpusError(
+            f"clip {ids[i]}: {AFFECT[axis]} is {values[i, axis]}; a number from 0 to 1 is needed "
+            f"({len(bad)} such values)"
+        )
 
 
 def _digits(values: np.ndarray) -> int:
-    """The fewest decimals, at least 3, that keep different values different: a tie costs rank correlation."""
+    """The fewest decimals, at least 3, that keep different values different: a tie costs rank."""
     distinct = [len(np.unique(column)) for column in values.T]
-    kept = (n for n in range(3, 9) if [len(np.unique(column.round(n))) for column in values.T] == distinct)
-    return next(kept, 9)
-
-
-def submission(corpus: Corpus, out: Path | None = None, header: str = "full") -> Path:
-    """Write <out>/solution.txt again from the record of notebook 10. Raises RunError where there is none."""
-    folder = out_folder(corpus, out)
-    run = load_run("10_kaggle_submission", corpus, folder)
-    test = corpus.folder("affect") / "test"
-    return write_submission(folder / "solution.txt", run.ids("test"), run.prediction("test"), test, header)
+    for digits in range(3, 9):
+        if [len(np.unique(column.round(digits))) for column in values.T] == distinct:
+            return digits
+    return 9

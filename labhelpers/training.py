@@ -1,9 +1,11 @@
-"""The training loop, as plain functions, and the two debugging runs that come before it."""
+"""The training loop, as plain functions, and what comes before and after it."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import html
+import itertools
 import math
 import random
 import time
@@ -15,436 +17,455 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import ConstantInputWarning, spearmanr
-from sklearn.metrics import f1_score
+from IPython import get_ipython
+from IPython.display import display
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .batches import batches, pad_to
-from .datasets import N_MELS, SpectrogramDataset
+from .batches import N_WINDOWS, Augment, augment_batch, batches, cut, even_starts
+from .datasets import SpectrogramDataset, union
 from .files import atomic
-from .models import Model, frame_mask
+from .metrics import macro_f1, mean_rho
+from .models import Backbone, Model
+
+WARM_UP = 0.3  # of the steps, in which the one-cycle schedule raises the learning rate
+SMOOTHED = 3  # epochs whose validation losses are averaged to judge the last of them
 
 
 @dataclass
 class History:
-    """What a training left: the best epoch, and of each its number, train_loss, val_loss, val_score, lr and seconds."""
+    """What a training left. Notebook: 05.
 
-    rows: list[dict] = field(default_factory=list)
-    best_epoch: int = 0
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows)
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Changes to a training batch; the zeros are "off".
-
-    time_masks, time_width, row_masks, row_width : SpecAugment (Park et al. 2019), masked to each row's mean;
-        widths are the largest, in frames and rows
-    mixup : alpha of the Beta distribution that clips and targets are blended with (Zhang et al. 2018)
-    gain : deviation in dB of one random level a clip on the mel rows of its real frames
-    roll : up to so many mel rows up or down, one shift a clip
+    epochs : of each its number (epoch), train_loss, val_loss, val_score, lr and seconds
+    best_epoch : the one whose weights the model has; parameters : trained ones; batches : an epoch
     """
 
-    time_masks: int = 0
-    time_width: int = 0
-    row_masks: int = 0
-    row_width: int = 0
-    mixup: float = 0.0
-    gain: float = 0.0
-    roll: int = 0
+    epochs: list[dict] = field(default_factory=list)
+    best_epoch: int = 0
+    parameters: int = 0
+    batches: int = 0
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.epochs)
+
+    def first(self, n: int = 3) -> str:
+        """What is the same on every processor: the sizes, and the losses of the first n epochs."""
+        lines = [f"{self.parameters:,} parameters, {self.batches} batches an epoch"]
+        for row in self.epochs[:n]:
+            line = f"epoch {row['epoch']}: training loss {row['train_loss']:.3f}"
+            if "val_loss" in row:
+                line += f", validation loss {row['val_loss']:.3f}"
+            lines.append(line)
+        return "\n".join(lines)
 
 
 def set_seed(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
+    """Seed Python, NumPy and torch. Notebooks: 05 to 10."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" takes a GPU where there is one. Raises ValueError."""
+    """The device of that name; "auto" takes a GPU where there is one. Notebook: 00.
+
+    Raises ValueError when there is none of that name, or torch has no code for it.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"DEVICE = {name!r}, but torch finds no GPU; on Kaggle: Settings > Accelerator > GPU. 'auto' runs without"
-        )
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"DEVICE = {name!r}; known: 'auto', 'cpu', 'cuda', 'cuda:0', …") from None
+        known = "'auto', 'cpu', 'cuda', 'cuda:1', …"
+        raise ValueError(f"DEVICE = {name!r}; known: {known}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"DEVICE = {name!r}, but torch finds no GPU; on Kaggle: Settings > Accelerator > GPU. "
+            "'auto' runs without"
+        )
     if device.type == "cuda":
         try:
             torch.ones(1, device=device).sum().item()
-        except RuntimeError as error:  # Kaggle's P100 is there, but its torch has no code for it
+        except RuntimeError as error:  # a GPU may be there, and torch have no code for it
             raise ValueError(
-                f"torch cannot use the GPU ({str(error).splitlines()[0]}); "
+                f"torch cannot use the GPU {name} ({str(error).splitlines()[0]}); "
                 "on Kaggle: Settings > Accelerator > GPU T4 x2, or DEVICE = 'cpu'"
             ) from None
     return device
 
 
-def autocast(device: torch.device):
-    """Mixed precision where the hardware has it: bf16, or fp16 on a GPU without bf16; float32 otherwise."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16 if _has_bf16() else torch.float16)
-    if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
+def half_type(device: torch.device, half: bool | None = None) -> torch.dtype | None:
+    """The half precision to train in, None for float32. Notebook: 05.
+
+    half : None takes it on a GPU alone, so that a CPU's losses are the same on every processor;
+        bf16 on a CPU is two to three times faster for a CNN where the processor has it
+    """
+    if half is False or (half is None and device.type != "cuda"):
+        return None
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float16 if old else torch.bfloat16
 
 
-def _has_bf16() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+# --- the loop -------------------------------------------------------------------------------------
 
 
 def fit(
-    model: Model, train, val: SpectrogramDataset | None = None, *, epochs: int, lr: float = 1e-3, batch_size: int = 32,
-    seed: int = 0, weight_decay: float = 1e-2, schedule: str = "one-cycle", patience: int | None = None,
-    clip: float = 1.0, crop: int | None = None, val_crop: int | None = None, augment: Augment | None = None,
-    device="auto", checkpoint: Path | None = None, log=print, ema: float = 0.0,
+    model: Model, train, val: SpectrogramDataset | None = None, *, epochs: int, lr: float = 1e-3,
+    batch_size: int = 32, seed: int = 0, crop: int | None = None, augment: Augment | None = None,
+    ema: float = 0.0, weight_decay: float = 1e-2, device="auto", half: bool | None = None,
+    checkpoint: Path | None = None, log: bool = True,
 ) -> History:  # fmt: skip
-    """Train `model` in place with AdamW, and leave it at the epoch with the best validation score.
+    """Train `model` in place, and leave it in evaluation mode at its best epoch. Notebook: 05.
 
     train : a SpectrogramDataset, or several whose batches alternate (multitask with a genre task)
-    val : chooses the epoch by macro-F1 (genre) or mean Spearman's rho (affect), ties by the loss; without it the last
-        epoch stays
-    schedule : "one-cycle", "cosine" or "constant"; patience : stop after so many epochs without a better score
-    ema : epochs, about, over which the weights are averaged as they move (exponentially, by step); then that average is
-        what is validated and kept. 0 is off
-    clip : largest gradient norm; crop : train on random windows of that many frames; val_crop : validate on windows too
-    checkpoint : a file that holds the state after each epoch; a killed run that is started again with the same model
-        and arguments goes on from there and ends as an unbroken one would; it is removed at the end
-    log : gets one line an epoch; None is silent
+    val : chooses the epoch, see `best_epoch`; without it the last epoch stays
+    crop : train on random windows of that many frames, validate on evenly spaced ones
+    ema : epochs, about, over which the weights are averaged as they move; then that average is
+        validated and kept. 0 is off
+    half : see `half_type`; whatever is validated is computed in float32
+    checkpoint : a file that holds the state after each epoch: a killed run that is started again
+        with the same arguments goes on from there. It is removed at the end
+    log : show the epochs as they go, in one output
 
-    Returns the History. Losses and scores are over all examples, never a mean of batch means. Raises ValueError on an
-    empty split, FloatingPointError when the loss is no longer a number.
+    Losses and scores are over all examples, never a mean of batch means. Raises ValueError on an
+    empty split, FloatingPointError when the loss is no longer a number. An interrupted training
+    leaves the model at its best epoch so far, and its history in `model.history`.
     """
-    set_seed(seed)
     device = pick_device(device) if isinstance(device, str) else device
-    parts = list(train) if isinstance(train, (list, tuple)) else [train]
-    if not all(len(part) for part in [*parts, *([] if val is None else [val])]):
-        raise ValueError("a split is empty: give fit clips to train on, and to validate on or val=None")
-    parts, val = [part.to(device) for part in parts], None if val is None else val.to(device)
+    splits = _moved(train if isinstance(train, (list, tuple)) else [train], device)
+    val = None if val is None else _moved([val], device)[0]
     model.to(device)
-    run = _Run(model, parts, epochs, lr, batch_size, seed, weight_decay, schedule, clip, crop, augment, device, ema)
-    arguments = _describe(model, parts + ([] if val is None else [val]), epochs, lr, batch_size, seed, weight_decay,
-                          schedule, patience, clip, crop, val_crop, augment, device, ema)  # fmt: skip
-    if checkpoint is not None and Path(checkpoint).is_file():
-        run.resume(checkpoint, arguments)
-    while len(run.history.rows) < epochs and not run.exhausted(patience):
-        start = time.perf_counter()
-        row = {"epoch": len(run.history.rows) + 1, "train_loss": run.epoch()}
-        if val is not None:
-            row |= validate(run.judged, val, crop=val_crop, batch_size=batch_size)
-        row |= {"lr": run.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start}
-        run.keep(row)
-        if checkpoint is not None:
-            checkpoint = run.save(checkpoint, arguments)
-        if log is not None:
-            log(describe_epoch(row, epochs))
-    model.load_state_dict(run.best_state or run.judged.state_dict())
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    model.eval()
-    return run.history
-
-
-def _describe(model: Model, parts, *arguments) -> str:
-    """What makes two runs the same one: the arguments, the clips and inputs, and the weights they begin with."""
-    weights = hashlib.sha256()
-    for value in model.state_dict().values():
-        weights.update(value.cpu().numpy().tobytes())
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    inputs = [(part.task, part.split, part.input_name, part.ids) for part in parts]
-    return repr((model.config, trained, weights.hexdigest(), inputs, arguments))
-
-
-def describe_epoch(row: dict, epochs: int) -> str:
-    """One line on one epoch."""
-    score = f"  val loss {row['val_loss']:.3f}  val score {row['val_score']:.3f}" if "val_loss" in row else ""
-    return f"epoch {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.3f}{score}  {row['seconds']:.1f} s"
-
-
-class _Run:
-    """The moving parts of one `fit`, apart so that they can be saved and brought back."""
-
-    def __init__(
-        self, model, parts, epochs, lr, batch_size, seed, weight_decay, schedule, clip, crop, augment, device, ema
-    ):
-        self.model, self.parts, self.batch_size, self.clip, self.crop = model, parts, batch_size, clip, crop
-        self.augment, self.device, self.history = augment, device, History()
-        self.generator = torch.Generator().manual_seed(seed)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
-        steps = epochs * sum(math.ceil(len(part) / batch_size) for part in parts)
-        self.schedule = _schedule(self.optimizer, schedule, lr, steps)
-        self.scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and not _has_bf16())
-        self.average = None
-        if ema:
-            decay = max(0.0, 1 - epochs / (steps * ema))
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-        self.judged = self.average.module if ema else model
-        self.best_state, self.best_key = None, (-math.inf, -math.inf)
-
-    def epoch(self) -> float:
-        """One pass over the training batches; returns the mean loss over its clips."""
-        self.model.train()
-        # A frozen backbone keeps its batch-norm statistics too.
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.requires_grad:
-                module.eval()
-        total, count = torch.zeros((), device=self.device), 0
-        for x, lengths, y in self._batches():
-            targets = self.model.targets(y)
-            if self.augment is not None:
-                mean = self.model.backbone.mean
-                x, lengths, targets = change_batch(x, lengths, targets, mean, self.augment, self.generator)
-            with autocast(self.device):
-                outputs = self.model(x, lengths)
-            loss = self.model.loss(outputs.float(), targets)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.schedule.step()
-            if self.average is not None:
-                self.average.update_parameters(self.model)
-            total += loss.detach() * len(x)
-            count += len(x)
-        mean = float(total / count)
-        if not math.isfinite(mean):
-            raise FloatingPointError(
-                f"the training loss of epoch {len(self.history.rows) + 1} is not finite: "
-                "lower the learning rate, or look for bad values in the data"
+    steps = sum(math.ceil(len(split) / batch_size) for split in splits)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # AdamW: every weight its own step size, and a decay that does not pass through it.
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
+    # One cycle: up to `lr` in the first 30 % of the steps, then down to nothing (Smith & Topin
+    # 2018); AdamW's momentum goes the other way, .95 to .85 and back.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=epochs * steps + 1, pct_start=WARM_UP
+    )
+    dtype = half_type(device, half)
+    # Gradients in float16 would vanish unless the loss is scaled up.
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    average = AveragedModel(
+        model, device, use_buffers=True,
+        multi_avg_fn=get_ema_multi_avg_fn(max(0.0, 1 - 1 / (steps * max(ema, 1e-9)))),
+    )  # fmt: skip
+    kept = average.module if ema else model  # what is validated, and kept
+    history = History(parameters=sum(map(torch.numel, trained)), batches=steps)
+    state = {
+        "model": model, "average": average, "optimizer": optimizer, "schedule": schedule,
+        "scaler": scaler, "history": history, "best": {},
+    }  # fmt: skip
+    told = fingerprint(model, splits, val, epochs, lr, batch_size, seed, crop, augment, ema,
+                       weight_decay, device, dtype) if checkpoint else ""  # fmt: skip
+    _resume(state, checkpoint, told)
+    shown = EpochLog(epochs) if log else None
+    try:
+        for epoch in range(len(history.epochs) + 1, epochs + 1):
+            start = time.perf_counter()
+            # Each epoch has random numbers of its own: a resumed run draws what it would have.
+            set_seed(10_000 * seed + epoch)
+            loss = train_epoch(
+                state, alternate(splits, batch_size, crop, device), augment, dtype, bool(ema)
             )
-        return mean
-
-    def _batches(self):
-        options = {"shuffle": True, "generator": self.generator, "crop": self.crop}
-        streams = [batches(part, self.batch_size, **options) for part in self.parts]
-        if len(streams) == 1:
-            yield from streams[0]
-            return
-        owners = torch.cat([torch.full((math.ceil(len(p) / self.batch_size),), i) for i, p in enumerate(self.parts)])
-        for i in owners[torch.randperm(len(owners), generator=self.generator)].tolist():
-            yield next(streams[i])
-
-    def keep(self, row: dict) -> None:
-        """Note the epoch, and its weights if it is the best so far."""
-        self.history.rows.append(row)
-        key = (row["val_score"], -row["val_loss"]) if "val_score" in row else (row["epoch"], 0.0)
-        if key > self.best_key:
-            self.best_key, self.history.best_epoch = key, row["epoch"]
-            if "val_score" in row:  # a clone: state_dict() alone is an alias of the live weights
-                self.best_state = {name: value.clone() for name, value in self.judged.state_dict().items()}
-
-    def exhausted(self, patience: int | None) -> bool:
-        return patience is not None and len(self.history.rows) - self.history.best_epoch >= patience
-
-    def save(self, path: Path, arguments: str) -> Path | None:
-        """Write the state; returns the path, or None where it cannot be written: the training goes on without."""
-        random_states = {"cpu": torch.get_rng_state(), "batches": self.generator.get_state()}
-        if self.device.type == "cuda":
-            random_states["cuda"] = torch.cuda.get_rng_state(self.device)
-        state = {
-            "arguments": arguments, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(), "best": self.best_state,
-            "best_key": list(self.best_key), "rows": self.history.rows, "best_epoch": self.history.best_epoch,
-            "random": random_states, "average": self.average and self.average.state_dict(),
-        }  # fmt: skip
-        try:
-            with atomic(path) as partial:
-                torch.save(state, partial)
-            return path
-        except OSError as error:
-            warnings.warn(f"{error}. The training goes on, but a killed run would start anew", stacklevel=3)
-            return None
-
-    def resume(self, path: Path, arguments: str) -> None:
-        """Go on from a saved state; one of another training (or half a file) is ignored and overwritten."""
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["arguments"] != arguments:
-                return
-        except Exception:  # whatever is wrong with it, training from the start is right
-            return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.best_state, self.best_key = state["best"], tuple(state["best_key"])
-        self.history = History(state["rows"], state["best_epoch"])
-        torch.set_rng_state(state["random"]["cpu"])
-        self.generator.set_state(state["random"]["batches"])
-        if "cuda" in state["random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+            row = {"epoch": epoch, "train_loss": loss}
+            if val is not None:
+                row |= validate(kept, val, crop=crop, batch_size=batch_size)
+            row |= {"lr": schedule.get_last_lr()[0], "seconds": time.perf_counter() - start}
+            history.epochs.append(row)
+            if best_epoch(history.epochs, epochs) == epoch:
+                history.best_epoch = epoch
+                # Clones: state_dict() alone is an alias of the live weights.
+                state["best"] = {name: v.clone() for name, v in kept.state_dict().items()}
+            checkpoint = _save(state, checkpoint, told)
+            if shown:
+                shown.add(row, history.best_epoch)
+    finally:
+        if state["best"]:
+            model.load_state_dict(state["best"])
+        model.eval()
+        model.history = history
+    if checkpoint:
+        Path(checkpoint).unlink(missing_ok=True)
+    return history
 
 
-def _schedule(optimizer, name: str, lr: float, steps: int):
-    if name == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1)
-    if name == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    if name == "constant":
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    raise ValueError(f"schedule {name!r}; known: one-cycle, cosine, constant")
+def train_epoch(state: dict, stream, augment: Augment | None, dtype, averaging: bool) -> float:
+    """One pass over the batches of `stream`; returns the mean loss over its clips. Notebook: 05."""
+    model, optimizer, scaler = state["model"], state["optimizer"], state["scaler"]
+    model.train()
+    keep_frozen_statistics(model)
+    device = next(model.parameters()).device
+    total, count, spoilt = torch.zeros(2, device=device), 0, 0
+    for x, lengths, y in stream:
+        targets = model.targets(y)
+        if augment:
+            x, lengths, targets = augment_batch(x, lengths, targets, model.backbone.mean, augment)
+        with torch.autocast(device.type, dtype) if dtype else nullcontext():
+            outputs = model(x, lengths)
+        loss = model.loss(outputs.float(), targets)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        # One odd batch must not throw the weights far away, least of all an LSTM's.
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)  # float16: leaves out a step whose gradients overflowed
+        scaler.update()
+        state["schedule"].step()
+        if averaging:
+            state["average"].update_parameters(model)
+        # Summed on the device: reading a number each step would make a GPU wait for the CPU.
+        finite = loss.detach().isfinite()
+        total += torch.stack([loss.detach().nan_to_num(0, 0, 0), finite.float()]) * len(x)
+        count += len(x)
+    loss, finite = total.tolist()
+    spoilt = count - finite
+    if spoilt and not (scaler.is_enabled() and finite):
+        raise FloatingPointError(
+            "the training loss is no longer a finite number: lower the learning rate, or look for "
+            "bad values in the data"
+        )
+    return loss / finite
 
 
-# --- augmentation ---------------------------------------------------------------------------------------------------
+def alternate(splits: list[SpectrogramDataset], batch_size: int, crop: int | None, device):
+    """Shuffled batches of several splits, in a random order of turns. Notebook: 09b."""
+    streams = [batches(split, batch_size, shuffle=True, crop=crop, device=device)
+               for split in splits]  # fmt: skip
+    turns = [[i] * math.ceil(len(split) / batch_size) for i, split in enumerate(splits)]
+    turns = list(itertools.chain(*turns))
+    order = torch.randperm(len(turns)) if len(splits) > 1 else range(len(turns))
+    for i in order:
+        yield next(streams[turns[i]])
 
 
-def change_batch(x, lengths, targets, mean, augment: Augment, generator):
-    """A changed copy of a batch x (B, T, F) with its lengths and targets; `mean` (F,) fills the masks."""
-    size, frames, rows = x.shape
-    uniform = lambda *shape: torch.rand(*shape, generator=generator).to(x.device)  # noqa: E731
-    mels = min(rows, N_MELS) if rows >= N_MELS else 0
-    if augment.roll and mels:
-        shifts = torch.randint(-augment.roll, augment.roll + 1, (size,), generator=generator).to(x.device)
-        source = (torch.arange(mels, device=x.device) - shifts[:, None]).clamp(0, mels - 1)  # edge rows repeat
-        x = torch.cat([x[..., :mels].gather(2, source[:, None].expand(-1, frames, -1)), x[..., mels:]], dim=2)
-    if augment.gain and mels:
-        level = augment.gain * torch.randn(size, 1, 1, generator=generator).to(x.device)
-        level = level * frame_mask(lengths, frames)[..., None]  # padding stays silence
-        x = torch.cat([x[..., :mels] + level, x[..., mels:]], dim=2)
-    for axis, masks, width, extent in (
-        (1, augment.time_masks, augment.time_width, lengths[:, None].float()),
-        (2, augment.row_masks, augment.row_width, torch.full((size, 1), float(rows), device=x.device)),
-    ):
-        for _ in range(masks):
-            long = (uniform(size, 1) * (width + 1)).floor().minimum(extent // 2)  # never more than half of a short clip
-            start = (uniform(size, 1) * (extent - long + 1)).floor()
-            steps = torch.arange(x.shape[axis], device=x.device)
-            mask = (steps >= start) & (steps < start + long)  # (B, T) or (B, F)
-            x = torch.where(mask.unsqueeze(3 - axis), mean, x)
-    if augment.mixup:
-        # NumPy's Beta is seeded from our generator: one source of randomness, one state to save
-        draw = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-        share = float(draw.beta(augment.mixup, augment.mixup))
-        other = torch.randperm(size, generator=generator).to(x.device)
-        x, targets = share * x + (1 - share) * x[other], share * targets + (1 - share) * targets[other]
-        lengths = torch.maximum(lengths, lengths[other])
-    return x, lengths, targets
+def best_epoch(epochs: list[dict], planned: int) -> int:
+    """The epoch to keep: the lowest validation loss, averaged with the two before. Notebook: 05.
 
-
-# --- looking at a model ---------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def run_model(model: Model, ds: SpectrogramDataset, *, crop: int | None = None, n_crops=9, batch_size=32):
-    """The model's outputs (N, k) for every clip of `ds`, in order, in evaluation mode.
-
-    crop : average the decoded predictions over `n_crops` evenly spaced windows of that many frames each
-    Returns decoded predictions with `crop`, raw outputs without.
+    The loss, not the score, which jumps with every clip; an average, since a loss jumps too; and
+    never an epoch of the warm-up, when the weights are still close to where chance put them.
+    Without validation losses the last one.
     """
-    model.eval()
-    device = next(model.parameters()).device
-    result, lengths = [], ds.lengths.cpu()
-    order = torch.argsort(lengths, stable=True)
-    crop = crop and min(crop, int(lengths.max()))
-    for chunk in order.split(batch_size):
-        part = ds.subset(chunk)
-        if crop is None:
-            (batch,) = batches(part, len(chunk))
-            with autocast(device):
-                result.append(model(batch[0].to(device), batch[1].to(device)).float())
-        else:
-            n = n_crops if part.lengths.max() > crop else 1  # a clip no longer than a window has one
-            windows = [windows_of(part[i][0], crop, n) for i in range(len(chunk))]
-            total = 0
-            for i in range(n):  # one window of every clip at a time: a batch stays a batch in memory
-                x = torch.stack([clip[i] for clip in windows]).to(device)
-                real = part.lengths.to(device).clamp(max=crop)
-                with autocast(device):
-                    total = total + model.decode(model(x, real).float())
-            result.append(total / n)
-    return torch.cat(result)[torch.argsort(order)].cpu()
+    if "val_loss" not in epochs[-1]:
+        return epochs[-1]["epoch"]
+    losses = pd.Series([row["val_loss"] for row in epochs])
+    smooth = losses.rolling(SMOOTHED, min_periods=1).mean()
+    first = min(math.ceil(WARM_UP * planned), planned - 1)
+    return int(smooth[first:].idxmin()) + 1 if len(losses) > first else 0
 
 
-def windows_of(x: torch.Tensor, crop: int, n: int) -> list[torch.Tensor]:
-    """n evenly spaced windows (crop, F) of a clip (T, F), padded with silence if it is shorter."""
-    starts = np.linspace(0, max(0, len(x) - crop), n).round().astype(int)
-    return [pad_to(x[start : start + crop], crop) for start in starts]
+def keep_frozen_statistics(model: Model) -> None:
+    """A frozen batch norm keeps its running statistics too. Notebook: 09a."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
 
 
-@torch.inference_mode()
-def validate(model: Model, ds: SpectrogramDataset, *, crop: int | None = None, batch_size: int = 32) -> dict:
-    """val_loss and val_score (macro-F1, or mean Spearman's rho) over all clips of `ds`."""
-    device = next(model.parameters()).device
-    targets = model.targets(ds.y.to(device))
-    if crop is None:
-        outputs = run_model(model, ds, batch_size=batch_size).to(device)
-        loss, predictions = float(model.loss(outputs, targets)), model.decode(outputs).cpu()
-    else:  # averaged predictions have no outputs of their own: take those that would be decoded to them
-        predictions = run_model(model, ds, crop=crop, n_crops=3, batch_size=batch_size)
-        shares = predictions.to(device).clamp(1e-7, 1 - 1e-7)
-        loss = float(model.loss(shares.log() if ds.task == "genre" else shares.logit(), targets))
-    return {"val_loss": loss, "val_score": score(ds.y.cpu(), predictions)}
+def _moved(splits, device) -> list[SpectrogramDataset]:
+    for split in splits:
+        if not len(split):
+            raise ValueError(
+                "a split is empty: give fit clips to train on, and to validate on or val=None"
+            )
+    return [split.to(device) for split in splits]
 
 
-def score(y: torch.Tensor, predictions: torch.Tensor) -> float:
-    """Macro-F1 over the classes present for codes (N,), mean Spearman's rho over the columns for values (N, k)."""
-    if y.ndim == 1:
-        return float(f1_score(y, predictions.argmax(1), labels=y.unique(), average="macro", zero_division=0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)  # a constant prediction has no rank order: rho 0
-        rhos = [spearmanr(y[:, i], predictions[:, i]).statistic for i in range(y.shape[1])]
-    return float(np.nan_to_num(rhos).mean())
+def fit_seeds(make, train, val: SpectrogramDataset, *, seeds: int, epochs: int, **options):
+    """Choose the number of epochs on `val`, then train a network a seed on both. Notebook: 05.
+
+    make : (split) -> a fresh model, normalised from that split; train : as for `fit`
+    options : go to `fit`
+    Returns the models (one a seed), their histories (the choosing run's first), and the number of
+    epochs. This is how every network of the series that is compared with another comes about.
+    """
+    splits = list(train) if isinstance(train, (list, tuple)) else [train]
+    set_seed(0)
+    chosen = fit(make(splits[0]), train, val, epochs=epochs, seed=0, **options)
+    both = [union(splits[0], val), *splits[1:]]
+    models, histories = [], [chosen]
+    for seed in range(seeds):
+        set_seed(seed)
+        models.append(make(both[0]))
+        histories.append(fit(models[-1], both, epochs=chosen.best_epoch, seed=seed, **options))
+    return models, histories, chosen.best_epoch
 
 
-def without_regularisation(model: Model) -> Model:
-    """A copy of the model with dropout and label smoothing off, which keep a loss from reaching 0."""
+# --- saving and resuming --------------------------------------------------------------------------
+
+
+def fingerprint(model: Model, splits, val, *arguments) -> str:
+    """What makes two trainings the same one: arguments, clips, targets, and the first weights."""
+    digest = hashlib.sha256(repr((model.config, arguments)).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.requires_grad}".encode())
+    for value in model.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    for split in splits if val is None else [*splits, val]:
+        digest.update(repr((split.task, split.split, split.input_name, split.ids)).encode())
+        digest.update(split.y.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(state: dict, path: Path | None, told: str) -> Path | None:
+    """Write the state; returns the path, or None where it cannot be written: then without."""
+    if path is None:
+        return None
+    moving = ("model", "average", "optimizer", "schedule", "scaler")
+    content = {name: state[name].state_dict() for name in moving}
+    content |= {"arguments": told, "best": state["best"], "history": vars(state["history"])}
+    try:
+        with atomic(path) as partial:
+            torch.save(content, partial)
+        return path
+    except OSError as error:
+        warnings.warn(
+            f"{error}. The training goes on, but a killed run would start anew", stacklevel=3
+        )
+        return None
+
+
+def _resume(state: dict, path: Path | None, told: str) -> None:
+    """Go on from a saved state; one of another training, or half a file, is ignored."""
+    if path is None or not Path(path).is_file():
+        return
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["arguments"] != told:
+            return
+    except Exception:  # whatever is wrong with it, training from the start is right
+        return
+    for name in ("model", "average", "optimizer", "schedule", "scaler"):
+        state[name].load_state_dict(content[name])
+    vars(state["history"]).update(content["history"])
+    state["best"] = content["best"]
+
+
+# --- before a training ----------------------------------------------------------------------------
+
+
+def dry_run(model: Model, ds: SpectrogramDataset, *, n_batches=5, epochs=3, batch_size=8, **more):
+    """Train and validate a copy for a few epochs on 4-5 small batches: does it run? Notebook: 05.
+
+    It is validated on the very clips it learns from: its score says nothing. Returns the History.
+    """
+    few = _draw(ds, n_batches * batch_size, seed=0)
+    return fit(copy.deepcopy(model), few, few, epochs=epochs, batch_size=batch_size, **more)
+
+
+def overfit_batch(model: Model, ds: SpectrogramDataset, *, size=16, epochs=100, lr=3e-3, **options):
+    """Train a copy on one batch until it knows it by heart: can it learn at all? Notebook: 05.
+
+    Dropout, label smoothing and weight decay, which keep a loss from reaching 0, are off. Returns
+    the losses.
+    """
     twin = copy.deepcopy(model)
-    if hasattr(twin, "label_smoothing"):
-        twin.label_smoothing = 0.0
+    twin.label_smoothing = 0.0
     for module in twin.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    return twin
+    batch = _draw(ds, size, seed=0)
+    options = {"batch_size": size, "weight_decay": 0.0, "log": False, **options}
+    history = fit(twin, batch, epochs=epochs, lr=lr, **options)
+    return [row["train_loss"] for row in history.epochs]
 
 
-def dry_run(model: Model, ds: SpectrogramDataset, *, n_batches=5, epochs=3, batch_size=8, **options) -> History:
-    """Train and validate a copy of the model for a few epochs on 4-5 small batches: does everything run at all?"""
-    few = ds.subset(torch.randperm(len(ds), generator=torch.Generator().manual_seed(0))[: n_batches * batch_size])
-    return fit(copy.deepcopy(model), few, few, epochs=epochs, batch_size=batch_size, **options)
+def _draw(ds: SpectrogramDataset, n: int, seed: int) -> SpectrogramDataset:
+    order = torch.randperm(len(ds), generator=torch.Generator().manual_seed(seed))
+    return ds.subset(order[:n])
 
 
-def overfit_batch(model: Model, ds: SpectrogramDataset, *, size=16, steps=100, lr=3e-3, seed=0, **options) -> list:
-    """Train a copy of the model, without dropout and label smoothing, on one batch; its losses should go to about 0."""
-    batch = ds.subset(torch.randperm(len(ds), generator=torch.Generator().manual_seed(seed))[:size])
-    options = {"batch_size": size, "weight_decay": 0.0, "log": None, **options}
-    history = fit(without_regularisation(model), batch, epochs=steps, lr=lr, seed=seed, **options)
-    return [row["train_loss"] for row in history.rows]
+# --- after a training -----------------------------------------------------------------------------
 
 
-def predict(model, ds: SpectrogramDataset, *, crop: int | None = None, n_crops=9, batch_size=32) -> np.ndarray:
-    """Probabilities (N, n_classes) or affect values (N, k) for the clips of `ds`, in order.
+@torch.inference_mode()
+def over_windows(function, ds: SpectrogramDataset, device, crop=None, batch_size=32):
+    """function(x (B, T, F), lengths (B,)) of every clip (N, k), in order. Notebook: 07.
 
-    crop : average over `n_crops` windows of that many frames; None takes each clip whole
+    crop : the mean of its values over `N_WINDOWS` evenly spaced windows of that many frames
     """
-    outputs = run_model(model, ds, crop=crop, n_crops=n_crops, batch_size=batch_size)
-    return (outputs if crop else model.decode(outputs)).numpy()
+    ds = ds.to(device)
+    lengths, positions = ds.lengths, ds.positions
+    crop = crop and min(crop, ds.array.shape[1])
+    order = lengths.argsort(stable=True)
+    values = []
+    for chunk in order.split(batch_size):
+        longest = int(lengths[chunk].max())
+        frames = crop or longest
+        n = N_WINDOWS if longest > frames else 1  # a clip no longer than a window has one
+        real = lengths[chunk].clamp(max=frames).to(device)
+        where = positions[chunk].to(ds.array.device)
+        total = 0
+        # One window of every clip at a time: a batch stays a batch in memory.
+        for starts in even_starts(lengths[chunk], frames, n).to(ds.array.device):
+            x = cut(ds, where, starts, frames).to(device)
+            total = total + function(x, real)
+        values.append(total / n)
+    return torch.cat(values)[order.argsort().to(device)].cpu()
 
 
-class _Features(torch.nn.Module):
-    """A backbone in the place of a model: its features are the outputs."""
+def predict(model: Model, ds: SpectrogramDataset, *, crop=None, batch_size=32) -> np.ndarray:
+    """Probabilities (N, n_classes) or affect values (N, k), in float32. Notebooks: 05 to 10.
 
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone = backbone
+    crop : the frames of the windows that the model was trained on, averaged over; None takes each
+        clip whole
+    """
+    model.eval()
+    device = next(model.parameters()).device
 
-    def forward(self, x, lengths):
-        return self.backbone(x, lengths)
+    def decoded(x, lengths):
+        return model.decode(model(x, lengths))
 
-    def decode(self, features):
-        return features
+    return over_windows(decoded, ds, device, crop, batch_size).numpy()
 
 
-def embed(backbone, ds: SpectrogramDataset, *, crop: int | None = None, n_crops: int = 5) -> np.ndarray:
-    """What a trained backbone says about each clip (N, out_features), averaged over windows as in `predict`."""
-    return run_model(_Features(backbone), ds, crop=crop, n_crops=n_crops).numpy()
+def embed(backbone: Backbone, ds: SpectrogramDataset, *, crop=None, batch_size=32) -> np.ndarray:
+    """What a trained backbone says of each clip (N, out_features), in float32. Notebook: 07."""
+    backbone.eval()
+    return over_windows(backbone, ds, backbone.mean.device, crop, batch_size).numpy()
+
+
+def validate(model: Model, ds: SpectrogramDataset, *, crop=None, batch_size=32) -> dict:
+    """val_loss and val_score (macro-F1, or mean Spearman's rho) over all clips. Notebook: 05."""
+    device = next(model.parameters()).device
+    predictions = torch.from_numpy(predict(model, ds, crop=crop, batch_size=batch_size))
+    with torch.inference_mode():
+        targets = model.targets(ds.y.to(device))
+        # The loss of the averaged predictions: of the outputs that would be decoded to them.
+        loss = float(model.loss(model.encode(predictions.to(device)), targets))
+    if ds.task == "genre":
+        score = macro_f1(ds.y, predictions.argmax(1))
+    else:
+        score = mean_rho(ds.y, predictions)
+    return {"val_loss": loss, "val_score": score}
+
+
+class EpochLog:
+    """The epochs of a training as one output that is rewritten as it goes, folded in a page.
+
+    Its plain text is the same whatever happened, so that nbval does not compare it.
+    """
+
+    def __init__(self, epochs: int):
+        self.epochs, self.lines = epochs, []
+        self.handle = None  # without a notebook the lines are printed
+        if get_ipython():
+            self.handle = display(self._content("starting"), raw=True, display_id=True)
+
+    def add(self, row: dict, best: int) -> None:
+        line = f"epoch {row['epoch']:3d}/{self.epochs}  loss {row['train_loss']:.3f}"
+        if "val_loss" in row:
+            line += f"  val loss {row['val_loss']:.3f}  val score {row['val_score']:.3f}"
+        self.lines.append(f"{line}  {row['seconds']:.1f} s")
+        content = self._content(f"{line}; kept: epoch {best}")
+        if self.handle:
+            self.handle.update(content, raw=True)
+        else:
+            print(self.lines[-1])
+
+    def _content(self, summary: str) -> dict:
+        lines = html.escape("\n".join(self.lines))
+        page = (
+            f'<details class="epochs"><summary>{html.escape(summary)}</summary>'
+            f"<pre>{lines}</pre></details>"
+        )
+        return {"text/html": page, "text/plain": "training log"}

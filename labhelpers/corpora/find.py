@@ -12,6 +12,11 @@ from .sample import make_sample
 KAGGLE_INPUT = Path(os.environ.get("LABHELPERS_KAGGLE_INPUT", "/kaggle/input"))
 
 
+def kaggle_reports(corpus: str) -> list[Path]:
+    """Folders reports/<corpus> in the outputs of notebooks attached on Kaggle."""
+    return sorted(KAGGLE_INPUT.glob(f"**/reports/{corpus}"))
+
+
 def find_corpus(data: str | Path | None = None, say=print) -> Corpus:
     """The corpus to work on: `data`, else $LABHELPERS_DATA, else Kaggle's mounts, else data/, else the sample.
 

@@ -22,7 +22,10 @@ import numpy as np
 import pandas as pd
 
 AFFECT = ("valence", "energy", "danceability")
-N_ROWS = 140  # 128 mel rows in dB, then 12 chroma rows
+N_MELS = 128  # rows in dB, at most 0
+N_CHROMA = 12  # rows from 0 to 1, below them
+N_FEATURES = N_MELS + N_CHROMA
+SILENCE_DB = -80.0  # the extractor's floor; zero padding would be the loudest value there is
 MAX_FRAMES = 100_000  # 39 minutes at the lab's hop: beyond this a file is no clip
 MARKER = "fma_genre_spectrograms/train_labels.txt"
 FOLDERS = {
@@ -312,7 +315,7 @@ def _header(path: Path, stream) -> tuple[tuple[int, int], bool, np.dtype]:
         raise CorpusError(f"{path}: not a NumPy array file ({error}); copy or extract the clip again") from None
     if dtype.kind not in "fiu":
         raise CorpusError(f"{path}: holds {dtype} values, not numbers; extract the clip again")
-    if len(shape) != 2 or shape[0] != N_ROWS or not 0 < shape[1] <= MAX_FRAMES:
-        want = f"({N_ROWS}, T) with 0 < T <= {MAX_FRAMES}"
+    if len(shape) != 2 or shape[0] != N_FEATURES or not 0 < shape[1] <= MAX_FRAMES:
+        want = f"({N_FEATURES}, T) with 0 < T <= {MAX_FRAMES}"
         raise CorpusError(f"{path}: the array has shape {shape}, not {want}; extract the clip again")
     return shape, fortran, dtype
