@@ -1,18 +1,14 @@
-"""Finding a corpus, reading its label files and arrays; and the sentence that each kind of bad input gets."""
+"""Reading a corpus, its label files and arrays; and the sentence that each kind of bad input gets."""
 
 import gzip
 import io
 import os
-import sys
 import tracemalloc
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers_corpus import change_line, make_corpus, real_music, save, write_lines
 
-from labhelpers.corpora import find as corpora
 from labhelpers.corpora.find import find_corpus
 from labhelpers.corpora.layout import (
     CLASS_MAPPING,
@@ -24,98 +20,6 @@ from labhelpers.corpora.layout import (
 )
 
 GENRE, AFFECT = "fma_genre_spectrograms", "multitask_dataset"
-
-
-# --- finding --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nowhere(tmp_path, monkeypatch):
-    """A world without any corpus: Kaggle's input, ../input and the project's data/ are below the returned folder."""
-    monkeypatch.setattr(corpora, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
-    monkeypatch.setattr(corpora, "project_root", lambda: tmp_path / "project")
-    (tmp_path / "work" / "notebooks").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work" / "notebooks")
-    return tmp_path
-
-
-def put(folder):
-    """The marker file alone, and the train folder that a breadth-first search should not enter."""
-    write_lines(folder / GENRE / "train_labels.txt", ["Id\tGenre"])
-    (folder / GENRE / "train").mkdir()
-    return folder.resolve()
-
-
-@pytest.mark.parametrize(
-    "place, name",
-    [
-        ("data/data", "kaggle"),
-        ("patreco3-multitask-affective-music/data", "patreco3-multitask-affective-music"),
-        ("datasets/someone/patreco3-multitask-affective-music/data", "patreco3-multitask-affective-music"),
-        ("competitions/patreco-2022/data", "patreco-2022"),
-        ("competitions/patreco-2022", "patreco-2022"),
-    ],
-)
-def test_kaggle_mounts(nowhere, place, name):
-    root, said = put(corpora.KAGGLE_INPUT / place), []
-    corpus = find_corpus(say=said.append)
-    assert (corpus.root, corpus.name) == (root, name)
-    assert name in said[0] and "Kaggle" in said[0]
-
-
-def test_order_of_search(nowhere, monkeypatch):
-    """Each place is preferred to those put before it."""
-    sample = put(nowhere / "project" / "data" / "sample")
-    assert find_corpus(say=str).root == sample
-    ours = put(nowhere / "project" / "data" / "ours")
-    assert find_corpus(say=str).root == ours
-    beside = put(nowhere / "work" / "input" / "data" / "data")
-    assert find_corpus(say=str).root == beside
-    mounted = put(corpora.KAGGLE_INPUT / "slug")
-    assert find_corpus(say=str).root == mounted
-    named = put(nowhere / "named")
-    monkeypatch.setenv("LABHELPERS_DATA", str(named))
-    assert find_corpus(say=str).root == named
-    assert find_corpus(ours.parent / "ours", say=str).root == ours
-    assert find_corpus(str(nowhere / "named"), say=str).root == named  # a string, the folder itself
-
-
-@pytest.mark.parametrize("how", ["DATA", "LABHELPERS_DATA"])
-def test_named_folder_without_corpus(nowhere, monkeypatch, how):
-    put(corpora.KAGGLE_INPUT / "slug")  # not taken instead: the user asked for another
-    if how == "LABHELPERS_DATA":
-        monkeypatch.setenv("LABHELPERS_DATA", str(nowhere / "absent"))
-    with pytest.raises(CorpusError, match=f"{how} = .*absent.*train_labels.txt.*name the"):
-        find_corpus(nowhere / "absent" if how == "DATA" else None, say=str)
-
-
-def test_nothing_anywhere_builds_the_sample_once_and_warns(nowhere, monkeypatch):
-    built, said = [], []
-
-    def make_sample(out):
-        built.append(put(Path(out)))
-        (out / "kept_aside").mkdir()
-
-    synth = types.ModuleType("labhelpers.synth")
-    synth.make_sample = make_sample
-    monkeypatch.setitem(sys.modules, "labhelpers.synth", synth)
-    corpus = find_corpus(say=said.append)
-    assert find_corpus(say=str).root == corpus.root == built[0] and len(built) == 1
-    assert corpus.is_sample and corpus.name == "sample"
-    assert any("nothing about real music" in line for line in said)
-
-
-def test_search_passes_by_what_it_may_not_read(nowhere, monkeypatch):
-    root, locked, read = put(corpora.KAGGLE_INPUT / "z"), corpora.KAGGLE_INPUT / "a", Path.iterdir
-    locked.mkdir()
-
-    def iterdir(path):
-        if path == locked:
-            raise PermissionError(13, "Permission denied")
-        return read(path)
-
-    monkeypatch.setattr(Path, "iterdir", iterdir)
-    assert find_corpus(say=str).root == root
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
@@ -481,7 +385,7 @@ def test_damaged_bytes_raise_nothing_else(tmp_path):
 
 
 def test_real_music():
-    corpus = find_corpus(real_music() / "emotify", say=str)
+    corpus = find_corpus(real_music() / "emotify")
     assert corpus.name == "emotify" and not corpus.is_sample
     train = corpus.labels("genre", beat=True)
     assert (len(train), train["group"].nunique(), len(corpus.labels("genre", "test"))) == (636, 320, 159)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from ..files import project_root
@@ -10,62 +11,115 @@ from .layout import MARKER, Corpus, CorpusError
 from .sample import make_sample
 
 KAGGLE_INPUT = Path(os.environ.get("LABHELPERS_KAGGLE_INPUT", "/kaggle/input"))
+MOUNT_WAIT = float(os.environ.get("LABHELPERS_MOUNT_WAIT", 60))  # seconds that an empty input gets
+LAB_DATA = "geoparslp/patreco3-multitask-affective-music"  # the lab's data set on Kaggle
+CLICKS = f"""
+1. Add Input, search {LAB_DATA}, press +; or the lab's contest, its rules accepted.
+   An input that stays empty: remove it, add it again.
+2. Run > Restart & clear cell outputs, then Run All.
+(A push drops a source that Kaggle does not know, and prints which.)
+To see the notebook on synthesised music instead: DATA = "sample"."""
 
 
-def kaggle_reports(corpus: str) -> list[Path]:
-    """Folders reports/<corpus> in the outputs of notebooks attached on Kaggle."""
-    return sorted(KAGGLE_INPUT.glob(f"**/reports/{corpus}"))
+def find_corpus(data: str | Path | None = None) -> Corpus:
+    """The corpus to work on, and prints which one. Notebook: 00.
 
-
-def find_corpus(data: str | Path | None = None, say=print) -> Corpus:
-    """The corpus to work on: `data`, else $LABHELPERS_DATA, else Kaggle's mounts, else data/, else the sample.
-
-    data : the corpus folder or one above it
-    Returns a Corpus, and says which one it took. The sample is built on first use (about two minutes).
-    Raises CorpusError when a named folder holds no corpus.
+    data : a corpus or a folder above it; "sample"; None takes $LABHELPERS_DATA, else Kaggle's
+        inputs, else a corpus in ../input or data/, else the sample
+    The sample is built on first use (about two minutes); on Kaggle only where it is named.
+    Raises CorpusError when the named folder holds no corpus, or none is attached on Kaggle.
     """
-    named = [("DATA", data), ("LABHELPERS_DATA", os.environ.get("LABHELPERS_DATA"))]
-    for source, folder in named:
-        if folder:
-            root = locate(Path(folder).expanduser())
-            if root is None:
-                raise CorpusError(f"{source} = {folder}: no {MARKER} in or below it; name the data's folder")
-            return _take(root, f"named by {source}", say)
-    project = project_root()
-    places = {"Kaggle input": KAGGLE_INPUT, "../input": Path("../input"), "the data folder": project / "data"}
+    source = "DATA" if data else "LABHELPERS_DATA"
+    named = data or os.environ.get("LABHELPERS_DATA")
+    if named == "sample":
+        return _sample(f"named by {source}")
+    if named:
+        root = locate(Path(named).expanduser())
+        if root is None:
+            raise CorpusError(f"{source} = {named}: no {MARKER} below it; name the data's folder")
+        return _take(root, f"named by {source}")
+    if on_kaggle():
+        return _take(_attached_corpus(), "found in Kaggle input")
+    places = {"../input": Path("../input"), "the data folder": project_root() / "data"}
     for how, folder in places.items():
         # The sample lives in data/ too: it is the last resort, not a find.
-        root = locate(folder, skip=("sample",))
+        root = locate(folder, skip="sample")
         if root is not None:
-            return _take(root, f"found in {how}", say)
-    sample = project / "data" / "sample"
-    if locate(sample) is None:
-        say("No corpus found: building the sample of synthesised music (about two minutes, once) …")
-        make_sample(sample)
-    return _take(sample, "no real corpus found", say)
+            return _take(root, f"found in {how}")
+    return _sample("no real corpus found")
 
 
-def _take(root: Path, how: str, say) -> Corpus:
+def _sample(how: str) -> Corpus:
+    folder = project_root() / "data" / "sample"
+    if locate(folder) is None:
+        print("Building the sample of synthesised music (about two minutes, once) …")
+        make_sample(folder)
+    return _take(folder, how)
+
+
+def _take(root: Path, how: str) -> Corpus:
     corpus = Corpus(root.resolve(), how)
-    say(f"Corpus: {corpus.name} ({how})")
+    print(f"Corpus: {corpus.name} ({how})")
     if corpus.is_sample:
-        say("Note: this is the sample, synthesised music of 10 s a clip. Its numbers say nothing about real music.")
+        caution = "Its numbers say nothing about real music."
+        print(f"Note: this is the sample, synthesised music of 10 s a clip. {caution}")
     return corpus
 
 
-def locate(folder: Path, skip: tuple[str, ...] = (), depth: int = 6) -> Path | None:
-    """The first folder at or below `folder` (breadth first, by name) that holds the marker file, or None."""
-    level = [folder]
-    for _ in range(depth):
+def locate(folder: Path, skip: str = "") -> Path | None:
+    """The first folder at or below `folder` (breadth first, by name) with a corpus, or None.
+
+    skip : the name of folders to pass by. Links are followed; no folder is looked into twice.
+    """
+    level, seen = [folder], set()
+    for _ in range(6):  # a corpus lies no deeper than that
+        below = []
         for candidate in level:
-            if (candidate / MARKER).is_file():
+            if os.path.isfile(candidate / MARKER):
                 return candidate
-        level = [child for parent in level for child in _folders(parent) if child.name not in ("train", "test", *skip)]
+            if os.path.realpath(candidate) not in seen:
+                below += [child for child in _folders(candidate) if child.name != skip]
+            seen.add(os.path.realpath(candidate))
+        level = below
     return None
 
 
 def _folders(parent: Path) -> list[Path]:
+    """The folders in `parent`, by name, without hidden ones and those of arrays."""
     try:
-        return sorted(child for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))
+        names = {entry.name for entry in os.scandir(parent) if entry.is_dir()}
     except OSError:  # absent, a file, or not ours to read: nothing to find there
         return []
+    return [parent / name for name in sorted(names - {"train", "test"}) if name[0] != "."]
+
+
+def on_kaggle() -> bool:
+    """Whether this is a session on Kaggle."""
+    return KAGGLE_INPUT.is_dir() or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
+def mounts() -> list[Path]:
+    """What is attached on Kaggle, by path: <slug>, or datasets/<owner>/<slug> and the like."""
+    deeper = {"notebooks": "*/*", "datasets": "*/*", "competitions": "*"}
+    found = []
+    for top in _folders(KAGGLE_INPUT):
+        found += sorted(top.glob(deeper[top.name])) if top.name in deeper else [top]
+    return found
+
+
+def kaggle_reports(corpus_name: str) -> list[Path]:
+    """Where attached notebooks may have left a report on that corpus, by path."""
+    return [mount / "reports" / corpus_name for mount in mounts()]
+
+
+def _attached_corpus() -> Path:
+    """The corpus that is attached; an empty input is waited for. Raises CorpusError."""
+    end = time.monotonic() + MOUNT_WAIT
+    while (root := locate(KAGGLE_INPUT)) is None:
+        empty = [mount for mount in mounts() if not any(mount.glob("*"))]
+        if not empty or time.monotonic() > end:
+            attached = ", ".join(map(str, mounts())) or "nothing"
+            waited = f"Empty after {MOUNT_WAIT:.0f} s: {', '.join(map(str, empty)) or 'none'}."
+            raise CorpusError(f"no {MARKER} is attached. Attached: {attached}. {waited}{CLICKS}")
+        time.sleep(MOUNT_WAIT / 20)
+    return root

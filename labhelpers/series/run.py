@@ -42,8 +42,8 @@ def run_series(
     chosen = choose(series, only, start)
     given = check_parameters({name: series[name] for name in chosen}, parameters or {})
     data = data or os.environ.get("LABHELPERS_DATA")
-    corpus = find_corpus(data, say=say)
-    given |= {"DATA": str(Path(data).expanduser().resolve())} if data else {}
+    corpus = find_corpus(data)
+    given |= {"DATA": str(corpus.root)} if data else {}
     given |= {"OUT": str(Path(out).expanduser().resolve())} if out else {}
     out = out_folder(corpus, out)
     state = {"notebooks": {}, **_load(out / "run.json")}
