@@ -71,7 +71,8 @@ def svm_baseline(train: SpectrogramDataset, test: SpectrogramDataset) -> np.ndar
 
 def row_statistics(ds: SpectrogramDataset) -> np.ndarray:
     """(N, 3 F): mean, deviation, mean absolute frame-to-frame change of a row. Notebook: 06."""
-    return np.array([np.concatenate(moments(ds[i][0].numpy())) for i in range(len(ds))])
+    clips = [ds[i][0].numpy() for i in range(len(ds))]
+    return np.array([np.concatenate(moments(clip)) for clip in clips])
 
 
 class DescriptorMachine:
@@ -163,7 +164,8 @@ def describe_clip(x: np.ndarray) -> dict[str, np.ndarray]:
 
 def moments(x: np.ndarray) -> list[np.ndarray]:
     """Mean, deviation and mean absolute frame-to-frame change of each column of (T, d)."""
-    change = np.abs(np.diff(x, axis=0, prepend=x[:1])).sum(0) / max(len(x) - 1, 1)
+    changes = np.abs(np.diff(x, axis=0, prepend=x[:1]))
+    change = changes.sum(0) / max(len(x) - 1, 1)
     return [x.mean(0), x.std(0), change]
 
 
@@ -184,8 +186,8 @@ def modulation_spectrum(mel: np.ndarray) -> np.ndarray:
 def rhythm(mel: np.ndarray) -> np.ndarray:
     """Pulse and shape of three onset envelopes: all rows, the lowest 20, the highest 38 (24,)."""
     rise = np.maximum(np.diff(mel, axis=0, prepend=mel[:1]), 0)
-    envelopes = (rise.mean(1), rise[:, :20].mean(1), rise[:, 90:].mean(1))
-    return np.concatenate([_pulse(envelope) for envelope in envelopes])
+    bands = (rise, rise[:, :20], rise[:, 90:])
+    return np.concatenate([_pulse(band.mean(1)) for band in bands])
 
 
 def _pulse(envelope: np.ndarray) -> np.ndarray:
@@ -198,9 +200,11 @@ def _pulse(envelope: np.ndarray) -> np.ndarray:
     pulse = correlation[lags]
     # People tap near 120 beats a minute: a log-normal weight there settles which of the multiples
     # is the beat.
-    tapping = np.exp(-0.5 * (np.log2(lags / FRAME_RATE / 0.5) / 0.9) ** 2)
+    octaves = np.log2(lags / FRAME_RATE / 0.5)
+    tapping = np.exp(-0.5 * (octaves / 0.9) ** 2)
     beat = np.argmax(pulse * tapping)
-    peaks = np.mean(np.diff((centred > envelope.std()).astype(int)) > 0)
+    above = centred > envelope.std()
+    peaks = np.mean(above[1:] & ~above[:-1])
     return np.array([
         pulse[beat], 60 * FRAME_RATE / lags[beat], pulse.max(), pulse.std(),
         envelope.mean(), envelope.std(), skew(envelope), peaks,
@@ -256,8 +260,8 @@ def key_fit(profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(12), np.zeros(12)
     fits = []
     for template in (MAJOR, MINOR):
-        keys = [np.roll(template, tonic) for tonic in range(12)]
-        fits.append(np.array([np.corrcoef(key, profile)[0, 1] for key in keys]))
+        keys = np.array([np.roll(template, tonic) for tonic in range(12)])
+        fits.append(np.corrcoef(keys, profile)[-1, :12])
     return fits[0], fits[1]
 
 

@@ -28,31 +28,34 @@ def batches(ds: SpectrogramDataset, batch_size=32, *, shuffle=False, crop=None, 
     if crop:
         starts = random_starts(lengths, crop)
         lengths = (lengths - starts).clamp(max=crop)
-    order = torch.randperm(len(ds)) if shuffle else torch.arange(len(ds))
-    if shuffle and not crop:
-        order = _like_lengths_together(order, lengths, 8 * batch_size)
-    chunks = list(order.split(batch_size))
+    chunks = torch.arange(len(ds)).split(batch_size)
     if shuffle:
-        chunks = [chunks[i] for i in torch.randperm(len(chunks))]
-    # All of an epoch's small numbers are sent to the device at once, not batch by batch.
-    at_hand, y = lengths.to(device), ds.y.to(device)
-    positions, begin = ds.positions.to(ds.array.device), starts.to(ds.array.device)
-    for chunk, here in zip(chunks, _sent(chunks, device), strict=True):
-        there = here if ds.array.device == here.device else chunk
-        width = crop or int(lengths[chunk].max())
-        x = cut(ds, positions[there], begin[there], width)
-        yield x.to(device, non_blocking=True), at_hand[here], y[here]
+        chunks = _shuffled(lengths, batch_size, by_length=not crop)
+    order = torch.cat(chunks)
+    sizes = [len(chunk) for chunk in chunks]
+    widths = [crop or int(lengths[chunk].max()) for chunk in chunks]
+    # An epoch's small numbers are put in order and sent to the devices once, not batch by batch.
+    epoch = [
+        ds.positions[order].to(ds.array.device),
+        starts[order].to(ds.array.device),
+        lengths[order].to(device),
+        ds.y[order].to(device),
+    ]
+    pieces = zip(*(numbers.split(sizes) for numbers in epoch), strict=True)
+    for width, (positions, begin, real, y) in zip(widths, pieces, strict=True):
+        x = cut(ds, positions, begin, width)
+        yield x.to(device, non_blocking=True), real, y
 
 
-def _sent(chunks: list[torch.Tensor], device) -> list[torch.Tensor]:
-    """The same pieces on another device, sent in one go."""
-    return torch.cat(chunks).to(device).split([len(chunk) for chunk in chunks])
-
-
-def _like_lengths_together(order: torch.Tensor, lengths: torch.Tensor, stretch: int):
-    """The order, sorted by length within stretches."""
-    pieces = order.split(stretch)
-    return torch.cat([piece[lengths[piece].argsort(stable=True)] for piece in pieces])
+def _shuffled(lengths: torch.Tensor, batch_size: int, by_length: bool) -> list[torch.Tensor]:
+    """Positions of each batch in a random order; of like lengths together within eight batches."""
+    order = torch.randperm(len(lengths))
+    if by_length:
+        stretches = order.split(8 * batch_size)
+        order = torch.cat([part[lengths[part].argsort(stable=True)] for part in stretches])
+    chunks = order.split(batch_size)
+    turns = torch.randperm(len(chunks))
+    return [chunks[turn] for turn in turns]
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -60,13 +63,15 @@ def _like_lengths_together(order: torch.Tensor, lengths: torch.Tensor, stretch: 
 
 def random_starts(lengths: torch.Tensor, crop: int) -> torch.Tensor:
     """Where a random window of `crop` frames starts in each clip (N,). Notebook: 07."""
-    return (torch.rand(len(lengths)) * (lengths - crop + 1).clamp(min=1)).long()
+    choices = (lengths - crop + 1).clamp(min=1)
+    return (torch.rand(len(lengths)) * choices).long()
 
 
 def even_starts(lengths: torch.Tensor, crop: int, n: int = N_WINDOWS) -> torch.Tensor:
     """Where n evenly spaced windows of `crop` frames start in each clip (n, N). Notebook: 07."""
     last = (lengths - crop).clamp(min=0)
-    return (torch.linspace(0, 1, n)[:, None] * last).round().long()
+    shares = torch.linspace(0, 1, n)[:, None]
+    return (shares * last).round().long()
 
 
 def cut(ds: SpectrogramDataset, positions, starts, frames: int) -> torch.Tensor:
@@ -76,8 +81,10 @@ def cut(ds: SpectrogramDataset, positions, starts, frames: int) -> torch.Tensor:
     """
     if ds.array.device.type == "cpu":
         # Clip by clip: a window is contiguous in the mapped file, the clip around it is not read.
-        pairs = zip(positions.tolist(), starts.tolist(), strict=True)
-        return torch.stack([ds.array[i, s : s + frames, ds.columns] for i, s in pairs])
+        windows = []
+        for position, start in zip(positions.tolist(), starts.tolist(), strict=True):
+            windows.append(ds.array[position, start : start + frames, ds.columns])
+        return torch.stack(windows)
     when = starts[:, None] + torch.arange(frames, device=starts.device)
     return ds.array[positions[:, None], when][..., ds.columns]
 
@@ -116,11 +123,13 @@ def augment_batch(x, lengths, targets, mean, augment: Augment):
         x = _roll(x, augment.roll)
     if augment.gain and has_mel:
         x = _change_level(x, lengths, augment.gain)
+    _, frames, rows = x.shape
     for _ in range(augment.time_masks):
-        x = torch.where(_bands(lengths, augment.time_width, x.shape[1])[:, :, None], mean, x)
-    rows = torch.full_like(lengths, x.shape[2])
+        masked = _bands(lengths, augment.time_width, frames)
+        x = torch.where(masked[:, :, None], mean, x)
     for _ in range(augment.row_masks):
-        x = torch.where(_bands(rows, augment.row_width, x.shape[2])[:, None, :], mean, x)
+        masked = _bands(torch.full_like(lengths, rows), augment.row_width, rows)
+        x = torch.where(masked[:, None, :], mean, x)
     if augment.mixup:
         x, lengths, targets = _mix(x, lengths, targets, augment.mixup)
     return x, lengths, targets
@@ -128,18 +137,21 @@ def augment_batch(x, lengths, targets, mean, augment: Augment):
 
 def _roll(x: torch.Tensor, most: int) -> torch.Tensor:
     """Each clip's mel rows up or down by one random number of rows; edge rows repeat."""
+    mel, chroma = x.split([N_MELS, x.shape[2] - N_MELS], dim=2)
     shifts = torch.randint(-most, most + 1, (len(x), 1), device=x.device)
-    source = (torch.arange(N_MELS, device=x.device) - shifts).clamp(0, N_MELS - 1)  # (B, rows)
-    moved = x[..., :N_MELS].gather(2, source[:, None].expand(-1, x.shape[1], -1))
-    return torch.cat([moved, x[..., N_MELS:]], dim=2)
+    rows = torch.arange(N_MELS, device=x.device)
+    source = (rows - shifts).clamp(0, N_MELS - 1)  # (B, rows)
+    moved = mel.gather(2, source[:, None].expand_as(mel))
+    return torch.cat([moved, chroma], dim=2)
 
 
 def _change_level(x: torch.Tensor, lengths: torch.Tensor, deviation: float) -> torch.Tensor:
     """Each clip louder or softer by one random level in dB; padding stays silence."""
-    level = deviation * torch.randn(len(x), 1, 1, device=x.device)
-    real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-    louder = x[..., :N_MELS] + level * real[..., None]
-    return torch.cat([louder, x[..., N_MELS:]], dim=2)
+    mel, chroma = x.split([N_MELS, x.shape[2] - N_MELS], dim=2)
+    level = deviation * torch.randn(len(x), 1, device=x.device)
+    frames = torch.arange(x.shape[1], device=x.device)
+    level = level * (frames < lengths[:, None])  # (B, T)
+    return torch.cat([mel + level[..., None], chroma], dim=2)
 
 
 def _bands(extent: torch.Tensor, width: int, size: int) -> torch.Tensor:
@@ -147,18 +159,18 @@ def _bands(extent: torch.Tensor, width: int, size: int) -> torch.Tensor:
 
     It is never wider than half of the extent.
     """
-    draw = torch.rand(2, len(extent), device=extent.device)
+    draw = torch.rand(2, len(extent), 1, device=extent.device)
+    extent = extent[:, None]
     long = (draw[0] * (width + 1)).floor().minimum(extent // 2)
     start = (draw[1] * (extent - long + 1)).floor()
     steps = torch.arange(size, device=extent.device)
-    return (steps >= start[:, None]) & (steps < (start + long)[:, None])
+    return (steps >= start) & (steps < start + long)
 
 
 def _mix(x, lengths, targets, alpha: float):
     """Each clip blended with another one of the batch, and its targets likewise."""
-    # torch's own Beta distribution cannot be drawn without its global state on some devices.
-    draw = np.random.default_rng(int(torch.randint(2**31, ())))
-    share = float(draw.beta(alpha, alpha))
+    # NumPy's Beta distribution, drawn on the host: a number, not a tensor to send.
+    share = np.random.beta(alpha, alpha)
     other = torch.randperm(len(x), device=x.device)
     x = share * x + (1 - share) * x[other]
     targets = share * targets + (1 - share) * targets[other]

@@ -20,7 +20,8 @@ DRAWS = 1000
 
 def accuracy(y, pred) -> float:
     """Share of clips whose class is right; y, pred : (N,) codes. Notebook: 06."""
-    return float(np.mean(np.asarray(y) == np.asarray(pred)))
+    right = np.asarray(y) == np.asarray(pred)
+    return float(right.mean())
 
 
 def macro_f1(y, pred) -> float:
@@ -33,7 +34,8 @@ def macro_f1(y, pred) -> float:
     # Not scikit-learn's, which takes a hundred times as long: a bootstrap calls this very often.
     y, pred = np.asarray(y), np.asarray(pred)
     n = int(max(y.max(), pred.max())) + 1
-    clips, guesses = np.bincount(y, minlength=n), np.bincount(pred, minlength=n)
+    clips = np.bincount(y, minlength=n)
+    guesses = np.bincount(pred, minlength=n)
     right = np.bincount(y[y == pred], minlength=n)
     f1 = 2 * right / np.maximum(clips + guesses, 1)
     return float(f1[clips > 0].mean())
@@ -46,15 +48,18 @@ def rho(y, pred) -> float:
     far off in how lively. 0 where one of them is constant, NaN where one holds NaN. Take it once
     over all clips; a mean over batches is another, larger number.
     """
-    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (y, pred)]
-    norm = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
-    return float((ranks[0] * ranks[1]).sum() / norm) if norm != 0 else 0.0
+    # Pearson's correlation of the ranks; not SciPy's, which a bootstrap would wait for.
+    a, b = rankdata(y), rankdata(pred)
+    a, b = a - a.mean(), b - b.mean()
+    norm = np.sqrt(a @ a * (b @ b))
+    return 0.0 if norm == 0 else float(a @ b / norm)
 
 
 def mean_rho(y, pred) -> float:
     """Mean of Spearman's rho over the columns of (N, k): step 8's final measure. Notebook: 08."""
-    columns = zip(np.asarray(y).T, np.asarray(pred).T, strict=True)
-    return float(np.mean([rho(*pair) for pair in columns]))
+    y, pred = np.asarray(y), np.asarray(pred)
+    each = [rho(y[:, i], pred[:, i]) for i in range(y.shape[1])]
+    return float(np.mean(each))
 
 
 # --- doubt ----------------------------------------------------------------------------------------
@@ -72,8 +77,10 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        spread = f" ± {self.deviation:.3f} over {self.seeds} seeds" if self.seeds > 1 else ""
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]{spread}"
+        text = f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        if self.seeds == 1:
+            return text
+        return f"{text} ± {self.deviation:.3f} over {self.seeds} seeds"
 
 
 @dataclass(frozen=True)
@@ -96,14 +103,18 @@ def bootstrap(metric, y, predictions, *, groups=None, draws=DRAWS, seed=0) -> Es
     groups : (N,) labels; clips of one track are drawn together, since they are not independent
     """
     runs, y = as_runs(predictions), np.asarray(y)
-    values = [metric(y, run) for run in runs]
-    means = [
-        np.mean([metric(y[clips], run[clips]) for run in runs])
-        for clips in resamples(len(y), draws, seed, groups)
-    ]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    values = over_seeds(metric, y, runs)
+    means = []
+    for clips in resamples(len(y), draws, seed, groups):
+        means.append(np.mean(over_seeds(metric, y, runs, clips)))
+    low, high = interval(means)
     return Estimate(
-        float(np.mean(values)), float(low), float(high), spread(values), len(runs), len(y)
+        value=float(np.mean(values)),
+        low=low,
+        high=high,
+        deviation=spread(values),
+        seeds=len(runs),
+        n=len(y),
     )
 
 
@@ -114,18 +125,24 @@ def compare(y, a, b, metric, *, groups=None, draws=DRAWS, seed=0) -> Difference:
     Seeds are compared one to one where both have as many, else each of a's with b's mean.
     """
     y, a, b = np.asarray(y), as_runs(a), as_runs(b)
-    ours, theirs = [metric(y, run) for run in a], [metric(y, run) for run in b]
+    ours = over_seeds(metric, y, a)
+    theirs = over_seeds(metric, y, b)
     differences = []
     for clips in resamples(len(y), draws, seed, groups):
-        mean_a = np.mean([metric(y[clips], run[clips]) for run in a])
-        mean_b = np.mean([metric(y[clips], run[clips]) for run in b])
+        mean_a = np.mean(over_seeds(metric, y, a, clips))
+        mean_b = np.mean(over_seeds(metric, y, b, clips))
         differences.append(mean_a - mean_b)
-    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    by_seed = np.array(ours) - (theirs if len(a) == len(b) else np.mean(theirs))
+    low, high = interval(differences)
+    by_seed = ours - theirs if len(a) == len(b) else ours - theirs.mean()
     return Difference(
-        float(np.mean(ours) - np.mean(theirs)), float(low), float(high),
-        int((by_seed > 0).sum()), int((by_seed < 0).sum()), len(by_seed), len(y),
-    )  # fmt: skip
+        value=float(ours.mean() - theirs.mean()),
+        low=low,
+        high=high,
+        seeds_ahead=int(np.sum(by_seed > 0)),
+        seeds_behind=int(np.sum(by_seed < 0)),
+        seeds=len(by_seed),
+        n=len(y),
+    )
 
 
 def verdict(difference: Difference) -> str:
@@ -146,9 +163,22 @@ def as_runs(predictions) -> list[np.ndarray]:
     return [np.asarray(run) for run in (predictions if several else [predictions])]
 
 
+def over_seeds(metric, y: np.ndarray, runs: list[np.ndarray], clips=slice(None)) -> np.ndarray:
+    """The metric of each seed's prediction, on some of the clips: (seeds,)."""
+    return np.array([metric(y[clips], run[clips]) for run in runs])
+
+
 def spread(values) -> float:
     """Deviation over seeds; NaN for a single one."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    if len(values) == 1:
+        return float("nan")
+    return float(np.std(values, ddof=1))
+
+
+def interval(values) -> tuple[float, float]:
+    """The middle 95 % of resampled values."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def resamples(n: int, draws: int, seed: int, groups=None):
@@ -224,7 +254,8 @@ def spearman(y, predictions, axes, *, groups=None) -> dict[str, Estimate]:
         )
     result = {}
     for i, axis in enumerate(axes):
-        result[axis] = bootstrap(rho, y[:, i], [run[:, i] for run in runs], groups=groups)
+        columns = [run[:, i] for run in runs]
+        result[axis] = bootstrap(rho, y[:, i], columns, groups=groups)
     result["mean"] = bootstrap(mean_rho, y, runs, groups=groups)
     return result
 

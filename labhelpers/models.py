@@ -73,11 +73,13 @@ def average_frames(h: torch.Tensor, lengths: torch.Tensor, k: int):
 
     Notebook: 05.
     """
+    to_fill = -h.shape[1] % k
+    h = F.pad(h, (0, 0, 0, to_fill))
     mask = frame_mask(lengths, h.shape[1])[..., None].to(h.dtype)
-    missing = -h.shape[1] % k
-    total = F.pad(h * mask, (0, 0, 0, missing)).unflatten(1, (-1, k)).sum(2)
-    count = F.pad(mask, (0, 0, 0, missing)).unflatten(1, (-1, k)).sum(2)
-    return total / count.clamp(min=1), torch.div(lengths + k - 1, k, rounding_mode="floor")
+    total = (h * mask).unflatten(1, (-1, k)).sum(2)
+    count = mask.unflatten(1, (-1, k)).sum(2)
+    remain = torch.div(lengths + k - 1, k, rounding_mode="floor")
+    return total / count.clamp(min=1), remain
 
 
 # --- LSTM -----------------------------------------------------------------------------------------
@@ -143,7 +145,8 @@ class LSTMBackbone(Backbone):
         x = super().normalise(x)
         if not self.cepstra:
             return x
-        return torch.cat([x[..., :N_MELS] @ self.cosines, x[..., N_MELS:]], dim=-1)
+        mel, chroma = x.split([N_MELS, x.shape[-1] - N_MELS], dim=-1)
+        return torch.cat([mel @ self.cosines, chroma], dim=-1)
 
     def time_steps(self, x: torch.Tensor, lengths: torch.Tensor):
         """Normalised steps (B, T, F) -> (B, T', F'), and how many of them are real (B,)."""
@@ -172,7 +175,8 @@ class LSTMBackbone(Backbone):
         if self.pooling == "mean+max":
             mask = frame_mask(lengths, h.shape[1])[..., None]
             mean = (h * mask).sum(1) / lengths[:, None]
-            return torch.cat([mean, h.masked_fill(~mask, float("-inf")).amax(1)], dim=1)
+            peak = h.masked_fill(~mask, float("-inf")).amax(1)
+            return torch.cat([mean, peak], dim=1)
         last = h[torch.arange(len(h), device=h.device), lengths - 1]
         if len(self.layers[0]) == 1:
             return last
@@ -184,7 +188,8 @@ class LSTMBackbone(Backbone):
 def reverse_frames(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Turn each sequence of x (B, T, F) around within its own length; padding stays at the end."""
     frames = torch.arange(x.shape[1], device=x.device)
-    turned = torch.where(frames < lengths[:, None], lengths[:, None] - 1 - frames, frames)  # (B, T)
+    mirrored = lengths[:, None] - 1 - frames
+    turned = torch.where(mirrored >= 0, mirrored, frames)  # (B, T)
     first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
     return _Reorder.apply(x, (first + turned).flatten())
 
@@ -203,7 +208,8 @@ class _Reorder(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         (order,) = ctx.saved_tensors
-        return gradient.flatten(0, 1).index_select(0, order).view(gradient.shape), None
+        turned = gradient.flatten(0, 1).index_select(0, order)
+        return turned.view(gradient.shape), None
 
 
 # --- CNN ------------------------------------------------------------------------------------------
@@ -271,7 +277,8 @@ class CNNBackbone(Backbone):
             h, lengths = average_frames(h, lengths, self.frames_per_step)
         h = h * frame_mask(lengths, h.shape[1])[..., None]
         # A clip shorter than one column of the last map counts as that long: the rest is zero.
-        h = F.pad(h, (0, 0, 0, max(0, self.time_factor - h.shape[1])))
+        too_short = max(0, self.time_factor - h.shape[1])
+        h = F.pad(h, (0, 0, 0, too_short))
         h = h.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         return h, lengths.clamp(min=self.time_factor)
 
@@ -445,14 +452,17 @@ class MultitaskRegressor(Model):
     def targets(self, y: torch.Tensor) -> torch.Tensor:
         """Affect values (B, k); genre codes (B,) -> (B, k + n_classes), as wide as the outputs."""
         if y.ndim == 1 and self.genre_classes:
-            return F.pad(F.one_hot(y, len(self.genre_classes)).float(), (len(self.axes), 0))
+            one_hot = F.one_hot(y, len(self.genre_classes)).float()
+            return F.pad(one_hot, (len(self.axes), 0))
         return _checked(y, self.axes)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         k = len(self.axes)
         if targets.shape[1] != k:  # a genre batch: it trains the backbone and the genre head
-            return self.genre_weight * F.cross_entropy(outputs[:, k:], targets[:, k:])
-        losses = (outputs[:, :k].sigmoid() - targets).square().mean(0)  # (B, k) -> (k,)
+            genre_loss = F.cross_entropy(outputs[:, k:], targets[:, k:])
+            return self.genre_weight * genre_loss
+        errors = self.decode(outputs) - targets  # (B, k)
+        losses = errors.square().mean(0)  # (k,)
         if self.weighting == "scaled":
             losses = losses / self.scale
         elif self.weighting == "uncertainty":
