@@ -131,56 +131,37 @@ def fit(
     leaves the model at its best epoch so far, and its history in `model.history`.
     """
     device = pick_device(device) if isinstance(device, str) else device
-    splits = _moved(train if isinstance(train, (list, tuple)) else [train], device)
-    val = None if val is None else _moved([val], device)[0]
-    model.to(device)
-    steps = sum(math.ceil(len(split) / batch_size) for split in splits)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # AdamW: every weight its own step size, and a decay that does not pass through it.
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
-    # One cycle: up to `lr` in the first 30 % of the steps, then down to nothing (Smith & Topin
-    # 2018); AdamW's momentum goes the other way, .95 to .85 and back.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=epochs * steps + 1, pct_start=WARM_UP
-    )
-    dtype = half_type(device, half)
-    # Gradients in float16 would vanish unless the loss is scaled up.
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    average = AveragedModel(
-        model, device, use_buffers=True,
-        multi_avg_fn=get_ema_multi_avg_fn(max(0.0, 1 - 1 / (steps * max(ema, 1e-9)))),
+    splits = _moved(_listed(train), device)
+    val = val and _moved([val], device)[0]
+    state = start_training(
+        model.to(device), splits, epochs=epochs, lr=lr, batch_size=batch_size, ema=ema,
+        weight_decay=weight_decay, dtype=half_type(device, half),
     )  # fmt: skip
-    kept = average.module if ema else model  # what is validated, and kept
-    history = History(parameters=sum(map(torch.numel, trained)), batches=steps)
-    state = {
-        "model": model, "average": average, "optimizer": optimizer, "schedule": schedule,
-        "scaler": scaler, "history": history, "best": {},
-    }  # fmt: skip
-    told = fingerprint(model, splits, val, epochs, lr, batch_size, seed, crop, augment, ema,
-                       weight_decay, device, dtype) if checkpoint else ""  # fmt: skip
-    _resume(state, checkpoint, told)
-    shown = EpochLog(epochs) if log else None
+    history, kept = state["history"], state["average"].module if ema else model
+    arguments = fingerprint(
+        model, splits, val, epochs, lr, batch_size, seed, crop, augment, ema, weight_decay, half
+    )
+    _resume(state, checkpoint, arguments)
+    shown = EpochLog(epochs, log)
     try:
         for epoch in range(len(history.epochs) + 1, epochs + 1):
             start = time.perf_counter()
             # Each epoch has random numbers of its own: a resumed run draws what it would have.
             set_seed(10_000 * seed + epoch)
-            loss = train_epoch(
-                state, alternate(splits, batch_size, crop, device), augment, dtype, bool(ema)
-            )
-            row = {"epoch": epoch, "train_loss": loss}
-            if val is not None:
+            stream = alternate(splits, batch_size, crop, device)
+            row = {"epoch": epoch, "train_loss": train_epoch(state, stream, augment)}
+            if val:
                 row |= validate(kept, val, crop=crop, batch_size=batch_size)
-            row |= {"lr": schedule.get_last_lr()[0], "seconds": time.perf_counter() - start}
+            row["lr"] = state["schedule"].get_last_lr()[0]
+            row["seconds"] = time.perf_counter() - start
             history.epochs.append(row)
             if best_epoch(history.epochs, epochs) == epoch:
                 history.best_epoch = epoch
                 # Clones: state_dict() alone is an alias of the live weights.
                 state["best"] = {name: v.clone() for name, v in kept.state_dict().items()}
-            checkpoint = _save(state, checkpoint, told)
-            if shown:
-                shown.add(row, history.best_epoch)
-    finally:
+            checkpoint = _save(state, checkpoint, arguments)
+            shown.add(row, history.best_epoch)
+    finally:  # whatever stops it, a person too, leaves the best so far
         if state["best"]:
             model.load_state_dict(state["best"])
         model.eval()
@@ -190,13 +171,40 @@ def fit(
     return history
 
 
-def train_epoch(state: dict, stream, augment: Augment | None, dtype, averaging: bool) -> float:
+def start_training(
+    model: Model, splits, *, epochs: int, lr: float, batch_size: int, ema: float,
+    weight_decay: float, dtype,
+) -> dict:  # fmt: skip
+    """What moves in a training, by name: each has a state_dict of its own. Notebook: 05."""
+    device = next(model.parameters()).device
+    steps = sum(math.ceil(len(split) / batch_size) for split in splits)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # AdamW: every weight its own step size, and a decay that does not pass through it.
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
+    # One cycle: up to `lr` in the first 30 % of the steps, then down to nothing (Smith & Topin
+    # 2018); AdamW's momentum goes the other way, .95 to .85 and back.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=epochs * steps + 1, pct_start=WARM_UP
+    )
+    # Gradients in float16 would vanish unless the loss is scaled up.
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    decay = max(0.0, 1 - 1 / (steps * ema)) if ema else 0.0
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return {
+        "model": model, "average": average, "optimizer": optimizer, "schedule": schedule,
+        "scaler": scaler, "dtype": dtype, "averaging": ema > 0, "best": {},
+        "history": History(parameters=sum(map(torch.numel, trained)), batches=steps),
+    }  # fmt: skip
+
+
+def train_epoch(state: dict, stream, augment: Augment | None = None) -> float:
     """One pass over the batches of `stream`; returns the mean loss over its clips. Notebook: 05."""
     model, optimizer, scaler = state["model"], state["optimizer"], state["scaler"]
+    dtype = state["dtype"]
     model.train()
     keep_frozen_statistics(model)
     device = next(model.parameters()).device
-    total, count, spoilt = torch.zeros(2, device=device), 0, 0
+    total, count = torch.zeros(2, device=device), 0
     for x, lengths, y in stream:
         targets = model.targets(y)
         if augment:
@@ -212,7 +220,7 @@ def train_epoch(state: dict, stream, augment: Augment | None, dtype, averaging: 
         scaler.step(optimizer)  # float16: leaves out a step whose gradients overflowed
         scaler.update()
         state["schedule"].step()
-        if averaging:
+        if state["averaging"]:
             state["average"].update_parameters(model)
         # Summed on the device: reading a number each step would make a GPU wait for the CPU.
         finite = loss.detach().isfinite()
@@ -261,6 +269,10 @@ def keep_frozen_statistics(model: Model) -> None:
             module.eval()
 
 
+def _listed(train) -> list[SpectrogramDataset]:
+    return list(train) if isinstance(train, (list, tuple)) else [train]
+
+
 def _moved(splits, device) -> list[SpectrogramDataset]:
     for split in splits:
         if not len(split):
@@ -278,7 +290,7 @@ def fit_seeds(make, train, val: SpectrogramDataset, *, seeds: int, epochs: int, 
     Returns the models (one a seed), their histories (the choosing run's first), and the number of
     epochs. This is how every network of the series that is compared with another comes about.
     """
-    splits = list(train) if isinstance(train, (list, tuple)) else [train]
+    splits = _listed(train)
     set_seed(0)
     chosen = fit(make(splits[0]), train, val, epochs=epochs, seed=0, **options)
     both = [union(splits[0], val), *splits[1:]]
@@ -442,13 +454,14 @@ def validate(model: Model, ds: SpectrogramDataset, *, crop=None, batch_size=32) 
 class EpochLog:
     """The epochs of a training as one output that is rewritten as it goes, folded in a page.
 
-    Its plain text is the same whatever happened, so that nbval does not compare it.
+    Its plain text is the same whatever happened, so that nbval does not compare it. Without a
+    notebook the lines are printed.
     """
 
-    def __init__(self, epochs: int):
-        self.epochs, self.lines = epochs, []
-        self.handle = None  # without a notebook the lines are printed
-        if get_ipython():
+    def __init__(self, epochs: int, wanted: bool = True):
+        self.epochs, self.lines, self.wanted = epochs, [], wanted
+        self.handle = None
+        if wanted and get_ipython():
             self.handle = display(self._content("starting"), raw=True, display_id=True)
 
     def add(self, row: dict, best: int) -> None:
@@ -459,7 +472,7 @@ class EpochLog:
         content = self._content(f"{line}; kept: epoch {best}")
         if self.handle:
             self.handle.update(content, raw=True)
-        else:
+        elif self.wanted:
             print(self.lines[-1])
 
     def _content(self, summary: str) -> dict:
