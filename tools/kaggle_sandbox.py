@@ -1,12 +1,15 @@
-"""A stand-in for a Kaggle session: run me as `unshare -r -m -n python kaggle_sandbox.py INPUT WORKING NOTEBOOK`.
+"""A stand-in for a session on Kaggle:
 
-The notebook runs through papermill without parameters, in a root of its own: /kaggle/input is INPUT, read-only;
-/kaggle/working is WORKING; there is no network, HOME is read-only, and neither the checkout nor an installation of it
-is in sight, nor the packages that Kaggle's image lacks (kaggle_site/).
+    unshare -r -m -n python kaggle_sandbox.py INPUT WORKING NOTEBOOK
 
-Where namespaces are not permitted, `python kaggle_sandbox.py --plain INPUT WORKING NOTEBOOK` comes as near as it can:
-the notebook is told INPUT instead of /kaggle/input, and Python itself refuses the network. INPUT is not protected from
-root then: the caller compares it before and after.
+As on Kaggle, papermill runs the notebook without parameters and by the kernel that its metadata
+name. /kaggle/input is INPUT, read-only; /kaggle/working is WORKING; there is no network, HOME is
+read-only, and neither the checkout nor an installation of it is in sight, nor the packages that
+Kaggle's image lacks (kaggle_site/). LABHELPERS_MOUNT_WAIT is handed on.
+
+Where namespaces are not permitted, `python kaggle_sandbox.py --plain INPUT WORKING NOTEBOOK` comes
+as near as it can: the notebook is told INPUT instead of /kaggle/input, and Python itself refuses
+the network. INPUT is not protected from root then: the caller compares it before and after.
 """
 
 import fcntl
@@ -59,11 +62,14 @@ def run(notebook: Path, working: Path, **own) -> None:
     os.chdir(working)
     environment = {
         "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        "PYTHONPATH": str(CHECKOUT / "tests" / "kaggle_site"), "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        "JUPYTER_RUNTIME_DIR": f"{working}/.runtime", "LABHELPERS_CACHE": f"{working}/.cache",
+        "PYTHONPATH": str(CHECKOUT / "tools" / "kaggle_site"), "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1", "JUPYTER_RUNTIME_DIR": f"{working}/.runtime",
+        "LABHELPERS_CACHE": f"{working}/.cache",
     }  # fmt: skip
-    command = ["-m", "papermill", str(notebook), "__notebook__.ipynb", "-k", "python3", "--no-progress-bar"]
+    for name in ("OMP_NUM_THREADS", "LABHELPERS_MOUNT_WAIT"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    command = ["-m", "papermill", str(notebook), "__notebook__.ipynb", "--no-progress-bar"]
     os.execve(sys.executable, [sys.executable, *command], environment | own)
 
 
@@ -78,9 +84,13 @@ def act(attached: Path, working: Path, notebook: Path) -> None:
 
 def act_plainly(attached: Path, working: Path, notebook: Path) -> None:
     told = working / "__told__.ipynb"
-    told.write_text(notebook.read_text(encoding="utf-8").replace("/kaggle/input", str(attached)), encoding="utf-8")
-    # Nobody can write below /dev/null, root included; Python leaves its byte code beside the package where it can.
-    own = {"HOME": "/dev/null/home", "PYTHONDONTWRITEBYTECODE": "1", "LABHELPERS_KAGGLE_INPUT": str(attached)}
+    text = notebook.read_text(encoding="utf-8").replace("/kaggle/input", str(attached))
+    told.write_text(text, encoding="utf-8")
+    own = {
+        "HOME": "/dev/null/home",  # nobody can write there, root included
+        "PYTHONDONTWRITEBYTECODE": "1",  # else beside the package, where it can
+        "LABHELPERS_KAGGLE_INPUT": str(attached),
+    }
     run(told, working, **own)
 
 

@@ -1,77 +1,158 @@
-"""Kaggle: the submission file of step 10, and the bundle that brings the series there."""
+"""The bundle for Kaggle: the package as a data set, each notebook a kernel, push.sh to upload."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 
+from ..corpora.find import LAB_DATA
 from ..files import write_text
 from ..records import RunError
 
 PACKAGE = Path(__file__).parents[1]
-LAB_DATA = "geoparslp/patreco3-multitask-affective-music"  # the lab's data set on Kaggle
-REPORT = "labhelpers-report"
+SCRIPT = Path(__file__).parent / "templates" / "push.sh"
+WHEELS = ("pypandoc_binary", "typst")  # what makes pages and PDF, and Kaggle's image lacks
+
+# The second cell of every notebook, word for word (a test compares them).
+SETUP = """\
+import sys  # set-up: labhelpers lies beside this folder or, on Kaggle, in an attached data set
+from importlib.util import find_spec
+from pathlib import Path
+
+inputs = [p for n in (1, 2, 3, 4) for p in sorted(Path("/kaggle/input").glob("*/" * n))]
+sys.path[:0] = [str(p) for p in (Path.cwd().parent, *inputs) if any(p.glob("labhelpers/*.py"))]
+assert find_spec("labhelpers"), f"Add Input > Your Work > labhelpers (README). So far: {inputs}"
+"""
+
+# What a pushed kernel says first. By itself: the package that it meets may be any.
+CHECK = """\
+# Written by `labhelpers kaggle bundle`: is what this notebook was pushed with attached here?
+import labhelpers
+
+package = Path(labhelpers.__file__).parents[1]
+print("Package:", [path.stem for path in package.glob("bundle-*.txt")], "in", package)
+for source in {sources}:
+    if not any(Path("/kaggle/input", place).is_dir() for place in (source, Path(source).name)):
+        print(f"Not attached: {{source}}; the push dropped it, or it lies under another name.")
+if not (package / "{bundle}.txt").is_file():
+    raise RuntimeError(
+        "That is not the package that this notebook was pushed with, {bundle}. Run push.sh "
+        "again; or here: Input > labhelpers > ... > Check for updates, then Run All."
+    )
+print("It is the one that was pushed.")
+"""
+
+REPORT = """\
+import shutil
+
+from labhelpers.corpora.find import find_corpus
+from labhelpers.records import out_folder
+from labhelpers.series.run import run_series
+
+# The notebooks run in their folder, and the inputs are read-only.
+shutil.copytree(package / "notebooks", "notebooks", dirs_exist_ok=True)
+corpus = find_corpus()
+run_series(corpus.root, out_folder(corpus), notebooks="notebooks")
+"""
+
+INSTALL = """\
+# Pages and PDF: two packages that Kaggle lacks, from the data set, without a network.
+import subprocess
+import tempfile
+
+site = tempfile.mkdtemp()
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", site]
+subprocess.run([*pip, *sorted(package.glob("*.whl"))], check=True)
+sys.path.append(site)
+"""
 
 
-# --- bundle ---------------------------------------------------------------------------------------------------------
+def bundle(
+    out: Path, user: str, data: str | None = None, with_pages: bool = False, notebooks=None
+) -> Path:
+    """Write what Kaggle's client uploads, and push.sh, which has it do so; returns the folder.
 
-
-def bundle(out: Path, user: str, data: str | None = None, notebooks: Path | None = None) -> Path:
-    """Write what `kaggle datasets create` and `kaggle kernels push` take as it is; returns the folder.
-
-    out : new or empty, or an earlier bundle; user : a Kaggle user name; data : "owner/slug" of the data set with the
-        lab's data, or "competitions/slug" (default: LAB_DATA); notebooks : their folder
-    In it: dataset/ (the package and the notebooks), kernels/<notebook>/, kernels/report/ (the whole series in one
-    kernel) and push.sh, the commands in order. Raises RunError.
+    out : new or empty, or an earlier bundle; user : a Kaggle user name
+    data : "owner/slug" of the data set with the lab's data (default: LAB_DATA), or
+        "competitions/slug"; with_pages : put in the two wheels that make pages and PDF there
+    In it: dataset/ (the package and the notebooks), kernels/<notebook>/ and kernels/report/ (the
+    whole series in one kernel). Raises RunError.
     """
     out, data = Path(out), data or LAB_DATA
     sources = sorted(Path(notebooks or PACKAGE.parent / "notebooks").glob("[0-9]*_*.ipynb"))
     for value, form in ((user, r"[\w-]+"), (data, r"[\w-]+/[\w-]+")):
         if not re.fullmatch(form, value):
-            raise RunError(f"{value!r} does not read like a name of Kaggle; give --user NAME and --data OWNER/SLUG")
+            asked = "give --user NAME and --data OWNER/SLUG"
+            raise RunError(f"{value!r} does not read like a name of Kaggle; {asked}")
     if not sources:
-        raise RunError(f"{PACKAGE.parent / 'notebooks'}: no notebooks to bundle; run from a checkout")
+        raise RunError(f"{PACKAGE.parent / 'notebooks'}: no notebooks; run from a checkout")
     if out.exists() and any(out.iterdir()) and not (out / "push.sh").is_file():
         raise RunError(f"{out} holds other files; name a new folder")
     for part in ("dataset", "kernels"):
         shutil.rmtree(out / part, ignore_errors=True)
-    _write_dataset(out / "dataset", user, sources)
     books = {path.stem: _without_outputs(path) for path in sources}
+    mark = _write_dataset(out / "dataset", user, books, with_pages)
     for name, book in books.items():
-        upstream = [_slug(other) for other in books if other != name and _reads(book, other)]
-        _write_kernel(out / "kernels" / name, name, _slug(name), book, user, data, upstream)
-    _write_kernel(out / "kernels" / "report", "report", REPORT, _report_notebook(books), user, data, [])
-    write_text(out / "push.sh", _commands(books, user))
+        upstream = [other for other in books if other != name and _reads(book, other)]
+        _write_kernel(out / "kernels" / name, user, book, mark, data, upstream)
+    cells = [SETUP, *[INSTALL] * with_pages, REPORT]
+    report = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    _write_kernel(out / "kernels" / "report", user, report, mark, data, [])
+    script = SCRIPT.read_text(encoding="utf-8").replace("OWNER", user)
+    write_text(out / "push.sh", script.replace("MARK", mark))
     return out
 
 
-def _write_dataset(folder: Path, user: str, sources: list[Path]) -> None:
-    shutil.copytree(PACKAGE, folder / "labhelpers", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "notebooks").mkdir()
-    for path in sources:
-        nbformat.write(_without_outputs(path), folder / "notebooks" / path.name)
+def _write_dataset(folder: Path, user: str, books: dict, with_pages: bool) -> str:
+    """The data set, with a file whose name changes with what is in it; returns that name."""
+    passed_by = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(PACKAGE, folder / "labhelpers", ignore=passed_by)
+    for name, book in books.items():
+        write_text(folder / "notebooks" / f"{name}.ipynb", nbformat.writes(book))
+    if with_pages:
+        kaggles = ["--platform", "manylinux2014_x86_64", "--python-version", "3.12"]
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+        if subprocess.run([*pip, *kaggles, "-d", folder, *WHEELS]).returncode:
+            raise RunError(f"pip could not fetch {' and '.join(WHEELS)}; its words are above")
     meta = {"title": "labhelpers", "id": f"{user}/labhelpers", "licenses": [{"name": "other"}]}
     write_text(folder / "dataset-metadata.json", json.dumps(meta, indent=1))
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    mark = f"bundle-{digest.hexdigest()[:12]}"
+    write_text(folder / f"{mark}.txt", f"{mark}\n")  # Kaggle takes no empty file
+    return mark
 
 
-def _write_kernel(folder: Path, name: str, slug: str, book, user: str, data: str, upstream: list[str]) -> None:
-    owner, source = data.split("/")
-    contest = owner == "competitions"
+def _write_kernel(folder: Path, user: str, book, mark: str, data: str, upstream: list[str]):
+    """kernels/<name>: the notebook with CHECK after its set-up, and its metadata."""
+    kind, _, source = data.partition("/")
+    contests = [source] if kind == "competitions" else []
+    datasets = [f"{user}/labhelpers", *([] if contests else [data])]
+    kernels = [f"{user}/{_slug(name)}" for name in upstream]
+    attached = [f"competitions/{slug}" for slug in contests]
+    attached += [f"datasets/{ref}" for ref in datasets] + [f"notebooks/{ref}" for ref in kernels]
+    place = next(i for i, cell in enumerate(book.cells) if "kaggle/input" in cell.source) + 1
+    check = CHECK.format(sources=attached, bundle=mark)
+    cells = [*book.cells[:place], nbformat.v4.new_code_cell(check), *book.cells[place:]]
+    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    # Kaggle runs a kernel by the name in its metadata, and only by that.
+    pushed = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": python})
+    write_text(folder / f"{folder.name}.ipynb", nbformat.writes(pushed))
     meta = {
-        "id": f"{user}/{slug}", "title": slug.replace("-", " "), "code_file": f"{name}.ipynb",
-        "language": "python", "kernel_type": "notebook", "is_private": True,
-        # Without a shape a kernel gets a P100, for which Kaggle's torch has no code (Kaggle/kaggle-cli issue 1151).
-        "enable_gpu": True, "machine_shape": "NvidiaTeslaT4", "enable_internet": False,
-        "dataset_sources": [f"{user}/labhelpers", *([] if contest else [data])],
-        "competition_sources": [source] if contest else [],
-        "kernel_sources": [f"{user}/{other}" for other in upstream],
+        "id": f"{user}/{_slug(folder.name)}", "title": _slug(folder.name).replace("-", " "),
+        "code_file": f"{folder.name}.ipynb", "language": "python", "kernel_type": "notebook",
+        "is_private": True, "enable_internet": False,
+        "enable_gpu": True, "machine_shape": "NvidiaTeslaT4",  # two of them
+        "dataset_sources": datasets, "competition_sources": contests, "kernel_sources": kernels,
     }  # fmt: skip
-    folder.mkdir(parents=True)
-    nbformat.write(book, folder / meta["code_file"])
     write_text(folder / "kernel-metadata.json", json.dumps(meta, indent=1))
 
 
@@ -82,7 +163,8 @@ def _slug(name: str) -> str:
 
 def _reads(book, other: str) -> bool:
     """Whether a notebook's code names the other one, as `load_run` does."""
-    return any(re.search(f"[\"']{other}[\"']", cell.source) for cell in book.cells if cell.cell_type == "code")
+    code = [cell.source for cell in book.cells if cell.cell_type == "code"]
+    return re.search(f"[\"']{other}[\"']", "\n".join(code)) is not None
 
 
 def _without_outputs(path: Path):
@@ -91,40 +173,3 @@ def _without_outputs(path: Path):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     return book
-
-
-def _report_notebook(books: dict):
-    """A notebook that runs the whole series in the kernel's working folder."""
-    bootstrap = next(cell for book in books.values() for cell in book.cells if "find_spec" in cell.source)
-    run = """import shutil
-
-import labhelpers
-from labhelpers.corpora.find import find_corpus
-from labhelpers.records import out_folder
-from labhelpers.series.run import run_series
-
-# The notebooks lie beside the package. They run in their folder, and the inputs are read-only.
-shutil.copytree(Path(labhelpers.__file__).parents[1] / "notebooks", "notebooks", dirs_exist_ok=True)
-corpus = find_corpus()
-run_series(corpus.root, out_folder(corpus), notebooks="notebooks")"""
-    title = "# The whole report\n\nEvery notebook of the series in one run; the report lies in the output folder."
-    cells = [nbformat.v4.new_markdown_cell(title), nbformat.v4.new_code_cell(bootstrap.source)]
-    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": python, "language_info": {"name": "python"}}
-    return nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(run)], metadata=metadata)
-
-
-def _commands(books: dict, user: str) -> str:
-    """A shell script with the uploads in order; a kernel finds the records of those before it once they have run."""
-    lines = [
-        "#!/bin/sh -e", 'cd "$(dirname "$0")"',
-        "# A second time: kaggle datasets version -p dataset --dir-mode zip -m new",
-        "kaggle datasets create -p dataset --dir-mode zip",
-        "for _ in $(seq 60); do",
-        f"  kaggle datasets status {user}/labhelpers | grep -q ready && break || sleep 10",
-        "done",
-        "# Either the whole report in one kernel (a push also runs it):",
-        "kaggle kernels push -p kernels/report",
-        "# or one by one, each when those before it are complete (kaggle kernels status):",
-    ]  # fmt: skip
-    return "\n".join([*lines, *(f"# kaggle kernels push -p kernels/{name}" for name in books), ""])
