@@ -157,6 +157,7 @@ def _add_kaggle(commands):
     bundle.add_argument("out", type=Path, nargs="?", default=Path("kaggle_bundle"))
     bundle.add_argument("--user", required=True, help="your Kaggle user name")
     bundle.add_argument("--data", metavar="OWNER/SLUG", help="data set to attach (default: the lab's)")
+    bundle.add_argument("--with-pages", action="store_true", help="bring what makes pages and PDF there")
     submission = _command(what, "submission", _submission, "Write the submission file of step 10 from its record.")
     submission.add_argument("--data", type=Path, help="the corpus (default: as the notebooks find it)")
     submission.add_argument("--out", type=Path, help="the report folder with the record (default: reports/<corpus>)")
@@ -166,7 +167,7 @@ def _add_kaggle(commands):
 def _bundle(args):
     from .kaggle import bundle
 
-    print(bundle(args.out, args.user, args.data))
+    print(bundle(args.out, args.user, args.data, args.with_pages))
 
 
 def _submission(args):

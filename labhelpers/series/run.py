@@ -273,8 +273,9 @@ def _device(name: str) -> str:
     from ..training import pick_device
 
     try:
-        if pick_device(name).type == "cuda":
-            return torch.cuda.get_device_name()
+        device = pick_device(name)
+        if device.type == "cuda":
+            return torch.cuda.get_device_name(device)
     except (ValueError, RuntimeError) as error:
         raise RunError(f"DEVICE: {error}") from None
     return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
