@@ -5,8 +5,7 @@ import torch
 from helpers_corpus import make_corpus
 
 from labhelpers.models import Classifier, CNNBackbone, MultitaskRegressor
-from labhelpers.records import save_run
-from labhelpers.series.predict import describe_predictor
+from labhelpers.records import Predictor, save_run
 
 torch.set_num_threads(1)  # the models are tiny, and the number of threads may change the last bits
 
@@ -30,7 +29,8 @@ def corpus(tmp_path):
 def shared_corpus(tmp_path_factory):
     """A corpus to read and train on only: 4 genres, 64 + 16 genre clips, 60 + 10 affect clips."""
     genres = ("Rock", "Blues", "Jazz", "Pop")
-    return make_corpus(tmp_path_factory.mktemp("shared") / "tiny", genres=genres, train=16, test=4, affect=(60, 10))
+    root = tmp_path_factory.mktemp("shared") / "tiny"
+    return make_corpus(root, genres=genres, train=16, test=4, affect=(60, 10))
 
 
 @pytest.fixture
@@ -43,6 +43,6 @@ def trained(tmp_path, corpus):
         ("07_cnn", "genre", Classifier(CNNBackbone(128, **settings), ["Jazz", "Pop", "Rock"])),
         ("09b_multitask_learning", "affect", MultitaskRegressor(CNNBackbone(128, **settings))),
     ):
-        facts = {"predict": {task: describe_predictor("the model", crop=32, n_crops=2)}}
-        save_run(notebook, corpus, out, facts=facts, models={"the model": model})
+        predictors = {task: [Predictor("the model", crop=32)]}
+        save_run(notebook, corpus, out, models={"the model": model}, predictors=predictors)
     return out

@@ -17,6 +17,7 @@ from labhelpers.corpora.layout import (
     CorpusWarning,
     array_shape,
     load_array,
+    natural_key,
 )
 
 GENRE, AFFECT = "fma_genre_spectrograms", "multitask_dataset"
@@ -248,6 +249,50 @@ def test_fingerprint_is_of_the_content_not_the_place(corpus, tmp_path):
     (twin / "notes.txt").write_text("not part of it")
     (twin / "some.folder").mkdir()
     assert Corpus(twin).fingerprint == make_corpus(corpus.root).fingerprint
+
+
+def test_ids_of_any_script(corpus):
+    ids = ["Μινόρε", "🎵", "1²", "10"]
+    for clip in ids:
+        save(corpus.root / AFFECT / "test" / f"{clip}.fused.full.npy", np.zeros((140, 3)))
+    assert set(ids) <= set(corpus.labels("affect", "test")["id"])
+    assert natural_key("1²") and natural_key("9") < natural_key("10")
+    change_line(corpus.root / GENRE / "train_labels.txt", 2, "🎵.fused.full.npy.gz\tRock")
+    save(corpus.root / GENRE / "train" / "🎵.npy", np.zeros((140, 3)))
+    assert corpus.labels("genre")["id"][0] == "🎵"
+
+
+def test_a_link_that_leads_nowhere_costs_one_clip(corpus):
+    path = corpus.labels("genre")["path"][0]
+    before = corpus.fingerprint
+    path.unlink()
+    path.symlink_to(path.with_name("absent"))
+    assert Corpus(corpus.root).fingerprint != before
+    assert corpus.describe()["files"][0] == 24
+    wrong = [problem for _, problem in corpus.check() if problem]
+    assert len(wrong) == 1 and path.name in str(wrong[0])
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda mel, chroma: (10 ** (mel / 10), chroma), "rows 0-127"),  # power, not dB
+        (lambda mel, chroma: (mel + 80, chroma), "rows 0-127"),
+        (lambda mel, chroma: (mel / 100, chroma), "rows 0-127"),  # bels by ten too few: no depth
+        (lambda mel, chroma: (mel, 2 * chroma), "rows 128-139"),
+        (lambda mel, chroma: (mel, chroma - 1), "rows 128-139"),
+        (lambda mel, chroma: (chroma.repeat(11, axis=0)[:128], mel[:12]), "rows 0-127"),
+    ],
+)
+def test_check_notices_values_that_no_extractor_makes(corpus, change, words):
+    checked = list(corpus.check())
+    assert len(checked) == 24 + 9 + 24 + 9 + 20 + 6 + 20 + 6
+    assert not any(problem for _, problem in checked)
+    path = corpus.labels("affect", "train", beat=True)["path"][3]
+    array = load_array(path)
+    save(path, np.concatenate(change(array[:128], array[128:])))
+    wrong = [problem for _, problem in corpus.check() if problem]
+    assert len(wrong) == 1 and str(path) in str(wrong[0]) and words in str(wrong[0])
 
 
 # --- arrays ---------------------------------------------------------------------------------------------------------

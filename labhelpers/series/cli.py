@@ -71,25 +71,16 @@ def _sample(args):
 
 def _check(args):
     from ..corpora.find import find_corpus
-    from ..corpora.layout import FOLDERS, CorpusError, load_array
 
-    corpus, read, wrong = find_corpus(args.data), 0, []
+    corpus, read, wrong = find_corpus(args.data), 0, 0
     print(corpus.describe().to_string(index=False, float_format="%.1f"))
-    for task, beat in FOLDERS:
-        for split in [split for split in ("train", "test") if corpus.has(task, split, beat)]:
-            try:
-                paths = corpus.labels(task, split, beat)["path"]
-            except CorpusError as error:
-                wrong.append(error)
-                continue
-            for path in paths:
-                try:
-                    load_array(path)
-                except CorpusError as error:
-                    wrong.append(error)
-            read += len(paths)
-    print(*wrong, f"{read} arrays read, {len(wrong)} problems", sep="\n")
-    return int(bool(wrong))
+    for _, problem in corpus.check():
+        read += 1
+        if problem:
+            wrong += 1
+            print(problem)
+    print(f"{read} files read, {wrong} problems")
+    return int(wrong > 0)
 
 
 def _add_extract(commands):
