@@ -214,8 +214,9 @@ def read_run(path: Path) -> Run:
 
 
 def slug(name: str) -> str:
-    """A file-name form of a model's name: "LSTM beat mel" -> "lstm-beat-mel"."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    """A file-name form of a model's name: "LSTM beat mel+" -> "lstm-beat-mel-plus"."""
+    words = name.lower().replace("+", " plus ")
+    return "-".join("".join(c if c.isalnum() else " " for c in words).split())
 
 
 # --- submission -----------------------------------------------------------------------------------

@@ -127,9 +127,10 @@ def fit(
     log : show the epochs as they go, in one output
 
     Losses and scores are over all examples, never a mean of batch means. Raises ValueError on an
-    empty split, FloatingPointError when the loss is no longer a number. An interrupted training
-    leaves the model at its best epoch so far, and its history in `model.history`.
+    empty split or a count below 1, FloatingPointError when the loss is no longer a number. An
+    interrupted training leaves the model at its best epoch so far, its history in `model.history`.
     """
+    _check_counts(epochs=epochs, batch_size=batch_size, crop=crop)
     device = pick_device(device) if isinstance(device, str) else device
     splits = _moved(_listed(train), device)
     val = val and _moved([val], device)[0]
@@ -271,6 +272,12 @@ def keep_frozen_statistics(model: Model) -> None:
 
 def _listed(train) -> list[SpectrogramDataset]:
     return list(train) if isinstance(train, (list, tuple)) else [train]
+
+
+def _check_counts(**counts) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} = {count}; a whole number from 1 is needed")
 
 
 def _moved(splits, device) -> list[SpectrogramDataset]:
