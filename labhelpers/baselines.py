@@ -124,7 +124,7 @@ class DescriptorMachine:
             with np.load(path, allow_pickle=False) as content:
                 blocks = {name: content[name] for name in BLOCKS}
                 return cls(blocks, content["targets"], content["classes"].tolist())
-        except (OSError, KeyError, ValueError) as error:
+        except Exception as error:  # numpy raises half a dozen kinds for a file that is damaged
             raise ValueError(
                 f"{path}: not a descriptor machine ({type(error).__name__}); "
                 "run the notebook that its name begins with again"

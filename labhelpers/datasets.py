@@ -14,8 +14,10 @@ import math
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,7 @@ FEATURES = {
     "fused": slice(0, N_FEATURES),
 }
 LARGE = 1e9  # bytes: an array beyond that is announced before it is read
+STALE = 3600  # seconds: nobody works for so long on an array that is not whole
 SHARE_OF_DEVICE = 0.5  # of a device's free memory that a split may take; the rest is for training
 
 
@@ -354,14 +357,23 @@ def _build_file(paths: list[Path], shape, place: Path):
                 lambda i, clip: os.pwrite(stream.fileno(), clip.tobytes(), start + i * row),
             )
         np.save(partial / "lengths.npy", lengths)
+        mapped = _from_cache(partial)  # and it stays mapped, wherever the file is moved
         shutil.rmtree(place, ignore_errors=True)
-        os.replace(partial, place)
+        with suppress(OSError):  # another process has put the same array there in the meantime
+            os.replace(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for other in place.parent.iterdir():  # the array that this one replaces
-        if other != place and not other.name.startswith("partial-"):
-            shutil.rmtree(other, ignore_errors=True)
-    return *_from_cache(place), errors
+    _remove_others(place)
+    return *mapped, errors
+
+
+def _remove_others(place: Path) -> None:
+    """The arrays that this one replaces, and what killed processes left."""
+    for other in place.parent.iterdir():
+        with suppress(OSError):
+            age = time.time() - other.stat().st_mtime
+            if other != place and (age > STALE or not other.name.startswith("partial-")):
+                shutil.rmtree(other)
 
 
 def _fill(paths: list[Path], width: int, put) -> tuple[np.ndarray, list[CorpusError]]:
@@ -429,6 +441,8 @@ def train_val_split(ds: SpectrogramDataset, fraction: float = 0.2, seed: int = 0
     fraction : of each stratum's groups, for the second part
     Raises CorpusError when a stratum has a single group, which cannot stand on both sides.
     """
+    if not len(ds):
+        raise CorpusError("no clips are too few to split; add clips")
     rng = np.random.default_rng(seed)
     groups = pd.Series(strata(ds), ds.groups).groupby(level=0, sort=True).first()
     chosen = set()

@@ -85,6 +85,10 @@ def drawn(fig, digits: int | None = 3) -> str:
     lines = []
     for ax in fig.axes:
         lines.append(f"[{ax.get_title()}] x: {ax.get_xlabel()}, y: {ax.get_ylabel()}")
+        for axis in (ax.xaxis, ax.yaxis):
+            names = _tick_names(axis)
+            if any(name[:1].isalpha() for name in names):  # else they are numbers
+                lines.append(f"  ticks: {', '.join(names)}")
         for kind, values in _artists(ax):
             shape = "x".join(map(str, np.shape(values)))
             numbers = "" if digits is None else _statistics(values, digits)
@@ -92,21 +96,35 @@ def drawn(fig, digits: int | None = 3) -> str:
     return "\n".join(lines)
 
 
+def _tick_names(axis) -> list[str]:
+    low, high = sorted(axis.get_view_interval())
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    return [tick.label1.get_text() for tick in ticks]
+
+
 def _artists(ax):
     """Yield (kind, numbers) of what is drawn in an axes."""
     for line in ax.get_lines():
-        yield "line", np.array(line.get_xydata(), float)
+        yield _named("line", line), np.array(line.get_xydata(), float)
     for collection in ax.collections:
         array = collection.get_array()
-        if array is None:
+        if array is None and hasattr(collection, "get_segments"):
+            array = np.concatenate([[], *collection.get_segments()], axis=None)
+        elif array is None:
             array = collection.get_offsets()
-        yield type(collection).__name__, np.ma.filled(array, np.nan)
+        yield _named(type(collection).__name__, collection), np.ma.filled(array, np.nan)
     for image in ax.get_images():
         yield "image", np.ma.filled(image.get_array(), np.nan)
     sizes = [[patch.get_width(), patch.get_height()] for patch in ax.patches
              if hasattr(patch, "get_width")]  # fmt: skip
     if sizes:
         yield "bars", np.array(sizes, float)
+
+
+def _named(kind: str, artist) -> str:
+    """With the name that a legend gives it; matplotlib's own begin with an underscore."""
+    name = str(artist.get_label())
+    return kind if not name or name.startswith("_") else f"{kind} ({name})"
 
 
 def _statistics(values, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""Tiny corpora in the lab's layout, made of shaped noise, for tests of what reads and learns from them."""
+"""Tiny corpora in the lab's layout, made of shaped noise, for tests of what learns from them."""
 
 import gzip
 import os
@@ -12,12 +12,14 @@ from labhelpers.corpora.layout import AFFECT, Corpus
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def make_corpus(root, *, genres=("Rock", "Blues", "Jazz"), train=8, test=3, affect=(20, 6), frames=(20, 40), gz=False,
-                dtype=np.float32, seed=0):  # fmt: skip
-    """Write `train` and `test` clips a genre and `affect` ones, with the lab's names; returns the Corpus.
+def make_corpus(
+    root, *, genres=("Rock", "Blues", "Jazz"), train=8, test=3, affect=(20, 6), frames=(20, 40),
+    gz=False, dtype=np.float32, seed=0,
+):  # fmt: skip
+    """Write `train` and `test` clips a genre and `affect` ones, with the lab's names; the Corpus.
 
-    A genre is a loud band of the mel rows and one pitch class. Energy is the level, valence the band, danceability the
-    strength of the chroma, so that both tasks can be learned.
+    A genre is a loud band of the mel rows and one pitch class. Energy is the level, valence the
+    band, danceability the strength of the chroma, so that both tasks can be learned.
     """
     rng = np.random.default_rng(seed)
     root = Path(root)
@@ -39,16 +41,18 @@ def make_corpus(root, *, genres=("Rock", "Blues", "Jazz"), train=8, test=3, affe
         lines = [f"{i + 7},{v},{e},{d}" for i, (v, e, d) in enumerate(labels[: affect[0]])]
         write_lines(folder / "train_labels.txt", ["Id," + ",".join(AFFECT), *lines])
         for i, (valence, energy, dance) in enumerate(labels):
-            array = noise(rng, rng.integers(*spread), int(100 * valence), 50 * energy - 70, 3, dance)
+            length = rng.integers(*spread)
+            array = noise(rng, length, int(100 * valence), 50 * energy - 70, 3, dance)
             split = "train" if i < affect[0] else "test"
             save(folder / split / f"{i + 7}.fused.full.npy", array.astype(dtype), gz)
     return Corpus(root)
 
 
 def noise(rng, frames, band, level, pitch, strength):
-    """(140, frames): a 30-row band at `level` dB over a floor of -75, and one chroma row at `strength`."""
+    """(140, frames): 30 rows at `level` dB over a floor of -75, one chroma row at `strength`."""
     array = np.concatenate([rng.normal(-75, 1.5, (128, frames)), rng.uniform(0, 0.1, (12, frames))])
-    array[band : min(band + 30, 128)] = level + rng.normal(0, 2, (min(band + 30, 128) - band, frames))
+    end = min(band + 30, 128)
+    array[band:end] = level + rng.normal(0, 2, (end - band, frames))
     array[128 + pitch] = strength
     return np.concatenate([array[:128].clip(-80, 0), array[128:].clip(0, 1)])
 
@@ -79,5 +83,5 @@ def real_music():
     """The folder with real music, or skip the test."""
     data = Path(os.environ.get("LABHELPERS_TEST_DATA", SHARED))
     if not (data / "emotify").is_dir():
-        pytest.skip(f"no real music at {data} (set LABHELPERS_TEST_DATA to the folder that holds emotify/)")
+        pytest.skip(f"no real music at {data} (LABHELPERS_TEST_DATA names the folder of emotify/)")
     return data

@@ -1,8 +1,10 @@
-"""A split as one array: shapes, padding, the cache, splits and batches."""
+"""A split as one array: shapes, padding, the cache, and how it is split further."""
 
 import errno
+import logging
 import os
 import tempfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +15,15 @@ from helpers_corpus import change_line, make_corpus, real_music, save, write_lin
 
 from labhelpers import datasets
 from labhelpers.baselines import majority_baseline, svm_baseline
-from labhelpers.batches import batches
 from labhelpers.corpora.layout import AFFECT, Corpus, CorpusError, CorpusWarning, load_array
-from labhelpers.datasets import SpectrogramDataset, held_out_split, k_folds, train_val_split
+from labhelpers.datasets import (
+    SpectrogramDataset,
+    from_arrays,
+    held_out_split,
+    k_folds,
+    train_val_split,
+    union,
+)
 
 GENRE = "fma_genre_spectrograms"
 
@@ -24,19 +32,24 @@ def clip_path(corpus, clip, folder=GENRE, split="train"):
     return corpus.root / folder / split / f"{clip}.fused.full.npy"
 
 
-# --- what a data set returns ----------------------------------------------------------------------------------------
+# --- what a data set returns ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beat", [False, True])
-@pytest.mark.parametrize("rows, part", [("mel", slice(0, 128)), ("chroma", slice(128, 140)), ("fused", slice(0, 140))])
-def test_items_are_the_files(corpus, rows, part, beat):
-    ds = SpectrogramDataset(corpus, "genre", rows=rows, beat=beat)
+@pytest.mark.parametrize(
+    "features, part",
+    [("mel", slice(0, 128)), ("chroma", slice(128, 140)), ("fused", slice(0, 140))],
+)
+def test_items_are_the_files(corpus, features, part, beat):
+    ds = SpectrogramDataset(corpus, "genre", features=features, beat=beat)
     table = corpus.labels("genre", beat=beat)
-    assert len(ds) == 24 and ds.ids == list(table["id"]) and ds.input_name == ("beat " if beat else "") + rows
+    assert len(ds) == 24 and ds.ids == list(table["id"])
+    assert ds.input_name == ("beat " if beat else "") + features
     for i in (0, 11, -1):
         x, y, length = ds[i]
         clip = load_array(table["path"].iloc[i])[part]
-        assert x.dtype == torch.float32 and x.shape == (length, ds.n_features) and length == ds.lengths[i]
+        assert x.dtype == torch.float32 and x.shape == (length, ds.n_features)
+        assert length == ds.lengths[i] == ds.clips["length"].iloc[i]
         np.testing.assert_array_equal(x, clip.T)
         assert ds.classes[y] == table["genre"].iloc[i]
     assert len(list(ds)) == 24  # iteration ends
@@ -50,7 +63,9 @@ def test_padding_is_silence(corpus):
         assert x[length - 1, 128:].max() > 0.5  # the last real frame is not padding
 
 
-@pytest.mark.parametrize("task, columns", [("affect", [0, 1, 2]), *((axis, [i]) for i, axis in enumerate(AFFECT))])
+@pytest.mark.parametrize(
+    "task, columns", [("affect", [0, 1, 2]), *((axis, [i]) for i, axis in enumerate(AFFECT))]
+)
 def test_affect_targets(corpus, task, columns):
     ds = SpectrogramDataset(corpus, task)
     labels = corpus.labels("affect")[list(AFFECT)].to_numpy(np.float32)
@@ -68,10 +83,9 @@ def test_classes_are_sorted_names_of_the_training_split(tmp_path):
     corpus = make_corpus(tmp_path / "c", genres=("Rock", "Psych-Rock", "Indie-Rock", "Blues"))
     train, test = (SpectrogramDataset(corpus, "genre", split) for split in ("train", "test"))
     assert train.classes == test.classes == ["Blues", "Rock"]
-    assert train.y.dtype == torch.int64 and train.y.bincount().tolist() == [8, 16]  # merged; Indie-Rock dropped
+    assert train.y.dtype == torch.int64
+    assert train.y.bincount().tolist() == [8, 16]  # merged; Indie-Rock dropped
     assert not set(train.ids) & {str(i) for i in range(27, 35)}
-    whole = SpectrogramDataset(corpus, "genre", merge=False)
-    assert whole.classes == ["Blues", "Indie-Rock", "Psych-Rock", "Rock"] and len(whole) == 32
 
 
 def test_a_test_split_without_one_of_the_classes(corpus):
@@ -83,12 +97,13 @@ def test_a_test_split_without_one_of_the_classes(corpus):
 
 def test_test_class_that_was_never_trained(corpus):
     change_line(corpus.root / GENRE / "test_labels.txt", 2, "501.full.fused.npy.gz\tPop")
-    with pytest.raises(CorpusError, match="test_labels.txt: no training clip has the class Pop; add"):
+    with pytest.raises(CorpusError, match="test_labels.txt: no training clip has the class Pop; "):
         SpectrogramDataset(corpus, "genre", "test")
 
 
 def test_mapping_that_drops_everything(corpus):
-    (corpus.root / "class_mapping.json").write_text('{"Rock": null, "Blues": null, "Jazz": null}')
+    mapping = '{"Rock": null, "Blues": null, "Jazz": null}'
+    (corpus.root / "class_mapping.json").write_text(mapping)
     with pytest.raises(CorpusError, match="train_labels.txt: the class mapping drops every genre"):
         SpectrogramDataset(Corpus(corpus.root), "genre")
 
@@ -100,22 +115,44 @@ def test_misspelt_arguments(corpus, arguments):
 
 
 def test_subsets(corpus):
-    ds = SpectrogramDataset(corpus, "genre", rows="chroma")
+    ds = SpectrogramDataset(corpus, "genre", features="chroma")
     mixed = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     part = ds.subset(mixed)
     for a, b in enumerate(mixed.tolist()):
         torch.testing.assert_close(part[a][0], ds[b][0], rtol=0, atol=0)
-        torch.testing.assert_close(part.x[a], ds.x[b], rtol=0, atol=0)  # though it is as long as the whole
+        # Though it is as long as the whole, its features are in its own order.
+        torch.testing.assert_close(part.x[a], ds.x[b], rtol=0, atol=0)
         assert (part.ids[a], part.y[a], part.lengths[a]) == (ds.ids[b], ds.y[b], ds.lengths[b])
     assert ds.subset(np.asarray(ds.y) == 1).y.tolist() == [1] * 8  # a mask
     assert part.subset([3, 1]).ids == [part.ids[3], part.ids[1]]
     assert part.select(["20", "11"]).ids == ["20", "11"] and len(ds.subset([])) == 0
-    assert part.with_rows("mel").x.shape[2] == 128 and part.n_features == 12
+    assert part.with_features("mel").x.shape[2] == 128 and part.n_features == 12
     with pytest.raises(CorpusError, match="clip nope .*not in this split"):
         ds.select(["11", "nope"])
 
 
-# --- the cache ------------------------------------------------------------------------------------------------------
+def test_union_is_in_the_order_of_the_split(corpus):
+    """Whatever part a clip comes from: a refit on train + validation sees what the split has."""
+    ds = SpectrogramDataset(corpus, "genre", features="mel", beat=True)
+    train, val = train_val_split(ds, 0.25)
+    whole = union(val, train)
+    assert whole.ids == ds.ids and torch.equal(whole.y, ds.y) and torch.equal(whole.x, ds.x)
+    few = union(val.subset([2, 0]), train.subset([1]))
+    assert sorted(few.ids) == sorted([val.ids[2], val.ids[0], train.ids[1]]) and len(few) == 3
+    with pytest.raises(ValueError, match="parts of different splits"):
+        union(train, SpectrogramDataset(corpus, "genre", "test"))
+
+
+def test_arrays_that_are_in_no_corpus():
+    generator = np.random.default_rng(0)
+    arrays = [generator.normal(size=(140, n)).astype(np.float32) for n in (7, 12)]
+    ds = from_arrays(arrays, ["a.mp3", "b.mp3"], features="mel")
+    assert ds.ids == ["a.mp3", "b.mp3"] and ds.lengths.tolist() == [7, 12] and ds.n_features == 128
+    np.testing.assert_array_equal(ds[0][0], arrays[0][:128].T)
+    assert (ds.x[0, 7:] == -80).all() and ds.y.isnan().all()
+
+
+# --- the cache ------------------------------------------------------------------------------------
 
 
 def test_second_load_maps_the_file(corpus, own_cache, monkeypatch):
@@ -124,23 +161,23 @@ def test_second_load_maps_the_file(corpus, own_cache, monkeypatch):
         monkeypatch.setattr(datasets, name, lambda path: pytest.fail(f"{path} was read again"))
     second = SpectrogramDataset(corpus, "genre")
     torch.testing.assert_close(second.x, first, rtol=0, atol=0)
-    assert sorted(path.suffixes[0] for path in own_cache.iterdir()) == [".lengths", ".npy"]
-    (stored,) = (path for path in own_cache.iterdir() if ".lengths" not in path.suffixes)
+    (stored,) = own_cache.rglob("array.npy")
     assert str(stored.resolve()) in Path("/proc/self/maps").read_text()
     before = stored.read_bytes()
     second.x[0] = 7  # nobody changes the cache through a tensor
     assert stored.read_bytes() == before
 
 
-def test_a_large_load_is_announced_before_it_starts(corpus, monkeypatch, capsys):
+def test_a_large_load_is_announced_before_it_starts(corpus, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "labhelpers")
     SpectrogramDataset(corpus, "genre")
-    assert capsys.readouterr().out == ""  # the notebooks' outputs on the sample have no such line
+    assert caplog.messages == []  # the notebooks' outputs on the sample have no such line
     monkeypatch.setattr(datasets, "LARGE", 1)
     ds = SpectrogramDataset(corpus, "genre", "test")
     size = f"{ds.x.numel() * 4 / 1e9:.1f} GB"
-    assert capsys.readouterr().out == f"Loading 9 clips of up to {ds.x.shape[1]} frames: {size} in memory\n"
+    assert caplog.messages == [f"Loading 9 clips of up to {ds.x.shape[1]} frames: {size}, once"]
     SpectrogramDataset(corpus, "genre", "test")
-    assert capsys.readouterr().out == ""  # mapped, not loaded
+    assert len(caplog.messages) == 1  # mapped, not loaded
 
 
 @pytest.mark.parametrize("gz", [False, True])
@@ -148,18 +185,34 @@ def test_float64_becomes_float32(tmp_path, own_cache, gz):
     wide = make_corpus(tmp_path / "wide", dtype=np.float64, gz=gz)
     ds = SpectrogramDataset(wide, "genre")
     assert ds.x.dtype == torch.float32
-    assert max(path.stat().st_size for path in own_cache.iterdir()) == 128 + 4 * ds.x.numel()
+    (stored,) = own_cache.rglob("array.npy")
+    assert stored.stat().st_size == 128 + 4 * ds.x.numel()
     narrow = SpectrogramDataset(make_corpus(tmp_path / "narrow"), "genre")
     torch.testing.assert_close(ds.x, narrow.x, rtol=0, atol=0)
 
 
-def test_a_changed_file_is_read_anew(corpus):
+@pytest.mark.parametrize("what", ["time", "size"])
+def test_a_changed_file_is_read_anew_and_replaces_the_old_array(corpus, own_cache, what):
+    """A new time with the size kept, or a new size with the time kept: either is enough."""
     SpectrogramDataset(corpus, "genre")
     path = clip_path(corpus, 11)
-    stamp = path.stat().st_mtime_ns
-    save(path, np.full((140, np.load(path).shape[1]), 0.25))
-    os.utime(path, ns=(stamp + 1, stamp + 1))
-    assert (SpectrogramDataset(corpus, "genre")[0][0] == 0.25).all()
+    before = path.stat()
+    frames = np.load(path).shape[1] - (what == "size")
+    save(path, np.full((140, frames), 0.25, np.float32))
+    assert (path.stat().st_size == before.st_size) == (what == "time")
+    stamp = before.st_mtime_ns + (what == "time")
+    os.utime(path, ns=(stamp, stamp))
+    ds = SpectrogramDataset(corpus, "genre")
+    assert len(ds[0][0]) == frames and (ds[0][0] == 0.25).all()
+    assert len(list(own_cache.rglob("array.npy"))) == 1
+
+
+def test_a_changed_way_of_padding_is_read_anew(corpus, monkeypatch):
+    SpectrogramDataset(corpus, "genre")
+    monkeypatch.setattr(datasets, "SILENCE_DB", -79.0)
+    ds = SpectrogramDataset(corpus, "genre")
+    short = int(ds.lengths.argmin())
+    assert (ds.x[short, ds.lengths[short] :, :128] == -79).all()
 
 
 def test_two_corpora_do_not_share(tmp_path):
@@ -183,7 +236,8 @@ def test_bad_clip_is_left_out_every_time(corpus):
         assert len(ds) == len(ds.x) == len(ds.y) == len(ds.lengths) == 22
         for i, clip in enumerate(ds.ids):
             x, y, length = good[good.ids.index(clip)]
-            assert ds[i][1:] == (y, length) and torch.equal(ds[i][0], x) and torch.equal(ds.x[i, :length], x)
+            assert ds[i][1:] == (y, length) and torch.equal(ds[i][0], x)
+            assert torch.equal(ds.x[i, :length], x)
 
 
 def test_a_clip_that_can_be_read_again_comes_back(corpus, monkeypatch):
@@ -209,28 +263,29 @@ def test_dangling_link(corpus, tmp_path):
 def test_no_readable_clip(corpus, own_cache):
     for path in (corpus.root / GENRE / "train").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(CorpusError, match=f"no clip of .*{GENRE}.train can be read; the first: .*11.fused"):
+    words = f"no clip of .*{GENRE}.train can be read; the first: .*11.fused"
+    with pytest.raises(CorpusError, match=words):
         SpectrogramDataset(corpus, "genre")
-    assert not list(own_cache.iterdir())
+    assert not [path for path in own_cache.rglob("*") if path.is_file()]
 
 
-def test_full_disk(corpus, own_cache, monkeypatch):
-    good = SpectrogramDataset(corpus, "genre", rows="mel", beat=True).x
+def test_full_disk(corpus, tmp_path, monkeypatch):
+    good = SpectrogramDataset(corpus, "genre", features="mel", beat=True).x.clone()
+    folder = tmp_path / "other-cache"
+    monkeypatch.setenv("LABHELPERS_CACHE", str(folder))
 
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for path in own_cache.iterdir():
-        path.unlink()
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.warns(CorpusWarning, match="no room .*No space left.*in memory.*LABHELPERS_CACHE"):
-        ds = SpectrogramDataset(corpus, "genre", rows="mel", beat=True)
+        ds = SpectrogramDataset(corpus, "genre", features="mel", beat=True)
     torch.testing.assert_close(ds.x, good, rtol=0, atol=0)
-    assert not list(own_cache.iterdir())
+    assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_unwritable_cache_folder(corpus, tmp_path, monkeypatch):
-    """The named folder cannot be made: the user's is next; then none can be written: the array stays in memory."""
+    """The named folder cannot be made: the user's is next; then none: the array stays in memory."""
     good = SpectrogramDataset(corpus, "genre").x
     (tmp_path / "file").touch()
     monkeypatch.setenv("LABHELPERS_CACHE", str(tmp_path / "file" / "cache"))
@@ -245,29 +300,32 @@ def test_unwritable_cache_folder(corpus, tmp_path, monkeypatch):
     torch.testing.assert_close(SpectrogramDataset(corpus, "genre").x, good, rtol=0, atol=0)
 
 
-def test_damaged_cache_is_built_anew(corpus, own_cache):
+@pytest.mark.parametrize("name, kept", [("array.npy", 200), ("lengths.npy", 50)])
+def test_damaged_cache_is_built_anew(corpus, own_cache, name, kept):
     good = SpectrogramDataset(corpus, "genre").x.clone()
-    for name in ("array", "lengths"):
-        for path in own_cache.iterdir():
-            if (".lengths" in path.suffixes) == (name == "lengths"):
-                path.write_bytes(path.read_bytes()[:200][: 200 if name == "array" else 50])
-        torch.testing.assert_close(SpectrogramDataset(corpus, "genre").x, good, rtol=0, atol=0)
+    (path,) = own_cache.rglob(name)
+    path.write_bytes(path.read_bytes()[:kept])
+    torch.testing.assert_close(SpectrogramDataset(corpus, "genre").x, good, rtol=0, atol=0)
 
 
-def test_several_at_once_and_what_killed_ones_left(corpus, own_cache):
-    old, new = own_cache / "old.partial", own_cache / "new.partial"
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (0, 0))
+def test_several_at_once_share_one_array_and_sweep_what_killed_ones_left(corpus, own_cache):
     paths = list(corpus.labels("genre")["path"])
-    with ThreadPoolExecutor(4) as pool:
+    folder = own_cache / datasets._hash(paths[0].parent)
+    old, new = folder / "partial-old", folder / "partial-new"
+    for left in (old, new):
+        left.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    with ThreadPoolExecutor(4) as pool, warnings.catch_warnings():
+        warnings.simplefilter("error")
         results = list(pool.map(lambda _: datasets.load_split(paths), range(8)))
-    for array, lengths, good in results:
-        assert torch.equal(array, results[0][0]) and good.all() and np.array_equal(lengths, results[0][1])
-    assert not old.exists() and list(own_cache.glob("*.partial")) == [new]
+    for array, lengths in results:
+        assert torch.equal(array, results[0][0]) and lengths.all()
+        assert np.array_equal(lengths, results[0][1])
+    assert len(list(own_cache.rglob("array.npy"))) == 1
+    assert list(own_cache.rglob("partial-*")) == [new]
 
 
-# --- splits ---------------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
 def test_split_is_stratified_disjoint_and_seeded(shared_corpus):
@@ -278,16 +336,33 @@ def test_split_is_stratified_disjoint_and_seeded(shared_corpus):
     assert train_val_split(ds, 0.25, seed=4)[1].ids != val.ids
 
 
+@pytest.mark.parametrize("fraction, count", [(0.2, 3), (0.3, 5), (0.4, 6), (0.8, 13)])
+def test_split_takes_the_fraction_that_was_asked_for(shared_corpus, fraction, count):
+    ds = SpectrogramDataset(shared_corpus, "genre", beat=True)
+    assert train_val_split(ds, fraction)[1].y.bincount().tolist() == [count] * 4
+
+
+def test_a_class_of_two_clips_stands_on_both_sides(shared_corpus):
+    ds = SpectrogramDataset(shared_corpus, "genre", beat=True)
+    few = np.concatenate([np.flatnonzero(ds.y == 0)[:2], np.flatnonzero(ds.y != 0)])
+    for seed in range(20):
+        for part in train_val_split(ds.subset(few), seed=seed):
+            assert part.y.bincount(minlength=4).min() >= 1
+
+
 def test_split_keeps_groups_together(tmp_path):
     corpus = make_corpus(tmp_path / "c", train=20)
+    lines = ["Id\tGroup", *(f"{i}\t{i // 2}" for i in range(10, 72))]
     for folder in (GENRE, GENRE + "_beat"):
-        write_lines(corpus.root / folder / "groups.txt", ["Id\tGroup", *(f"{i}\t{i // 2}" for i in range(10, 72))])
+        write_lines(corpus.root / folder / "groups.txt", lines)
     ds = SpectrogramDataset(corpus, "genre", beat=True)
     assert len(set(ds.groups)) < len(ds)
     for seed in range(3):
         train, val = train_val_split(ds, seed=seed)
         assert not set(train.groups) & set(val.groups) and len(train) + len(val) == 60
         assert val.y.bincount(minlength=3).min() >= 2 and 9 <= len(val) <= 15
+        for rest, fold in k_folds(ds, 3, seed):
+            assert not set(ds.subset(rest).groups) & set(ds.subset(fold).groups)
 
 
 def test_held_out_parts_are_the_same_for_every_axis(shared_corpus):
@@ -303,123 +378,75 @@ def test_held_out_parts_are_the_same_for_every_axis(shared_corpus):
 
 def test_folds_judge_each_clip_once(shared_corpus):
     ds = SpectrogramDataset(shared_corpus, "affect", beat=True)
-    folds = list(k_folds(ds, 5))
+    folds = k_folds(ds, 5)
     assert sorted(i for _, test in folds for i in test) == list(range(60))
-    assert all(not set(train) & set(test) and len(train) + len(test) == 60 for train, test in folds)
+    assert all(
+        not set(train) & set(test) and len(train) + len(test) == 60 for train, test in folds
+    )
 
 
 def test_class_with_a_single_clip(corpus):
     ds = SpectrogramDataset(corpus, "genre", beat=True)
     alone = ds.subset([i for i in range(24) if ds.classes[ds.y[i]] != "Jazz" or ds.ids[i] == "30"])
-    with pytest.raises(CorpusError, match=r"Jazz has clips of a single track \(30\) among 17 clips.*drop it"):
+    words = r"Jazz has clips of a single track \(30\) among 17 clips.*drop it"
+    with pytest.raises(CorpusError, match=words):
         train_val_split(alone)
 
 
 def test_class_whose_clips_are_of_one_track(corpus):
-    write_lines(corpus.root / (GENRE + "_beat") / "groups.txt", ["Id\tGroup", *(f"{i}\tone" for i in range(27, 35))])
+    lines = ["Id\tGroup", *(f"{i}\tone" for i in range(27, 35))]
+    write_lines(corpus.root / (GENRE + "_beat") / "groups.txt", lines)
     with pytest.raises(CorpusError, match=r"Jazz has clips of a single track \(one\)"):
         train_val_split(SpectrogramDataset(corpus, "genre", beat=True))
 
 
-@pytest.mark.parametrize("count", [0, 4, 9])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_clips_to_split(corpus, count):
     ds = SpectrogramDataset(corpus, "affect", beat=True).subset(range(count))
     with pytest.raises(CorpusError, match="too few to split|cannot stand on both sides"):
         train_val_split(ds)
 
 
-def test_classes_smaller_than_the_number_of_folds(corpus):
+def test_too_few_clips_to_fold(corpus):
     ds = SpectrogramDataset(corpus, "genre", beat=True)
-    few = ds.subset([i for genre in range(3) for i in np.flatnonzero(ds.y == genre)[:4]])
-    with pytest.raises(CorpusError, match="12 clips of 12 tracks are too few to split in 5 parts"):
-        train_val_split(few)
+    few = ds.subset(np.concatenate([np.flatnonzero(ds.y == genre)[:4] for genre in range(3)]))
+    words = "12 clips of 12 tracks are too few to split in 5 parts"
+    with pytest.raises(CorpusError, match=words):
+        k_folds(few, 5)
 
 
-# --- batches --------------------------------------------------------------------------------------------------------
-
-
-def test_batches_without_shuffling_keep_the_order(corpus):
-    ds = SpectrogramDataset(corpus, "genre", rows="mel")
-    position = 0
-    for x, lengths, y in batches(ds, 7):
-        assert x.shape == (len(y), int(lengths.max()), 128)
-        for clip, length, code in zip(x, lengths, y, strict=True):
-            assert torch.equal(clip[:length], ds[position][0]) and code == ds.y[position]
-            assert (clip[length:] == -80).all()
-            position += 1
-    assert position == 24
-
-
-@pytest.mark.parametrize("crop", [None, 10])
-def test_shuffled_batches_hold_each_clip_once(shared_corpus, crop):
-    ds = SpectrogramDataset(shared_corpus, "affect")
-
-    def epoch(seed, crop=crop):
-        return list(batches(ds, 8, shuffle=True, generator=torch.Generator().manual_seed(seed), crop=crop))
-
-    rows = lambda parts: [tuple(row) for _, _, y in parts for row in y.tolist()]  # noqa: E731
-    one, same, other = epoch(0), epoch(0), epoch(1)
-    assert sorted(rows(one)) == sorted(tuple(row) for row in ds.y.tolist())
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, same, strict=True)) and rows(one) != rows(other)
-    assert len(one) == 8 and sum(len(y) == 8 for *_, y in one) == 7
-
-
-def test_buckets_save_padding(shared_corpus):
-    ds = SpectrogramDataset(shared_corpus, "genre")
-    area = lambda parts: sum(x.shape[0] * x.shape[1] for x, *_ in parts)  # noqa: E731
-    generator = torch.Generator().manual_seed(0)
-    bucketed = area(batches(ds, 8, shuffle=True, generator=generator))
-    plain = area(batches(ds.subset(torch.randperm(64, generator=generator)), 8))
-    assert int(ds.lengths.sum()) <= bucketed < int(ds.lengths.sum()) + 0.3 * (plain - int(ds.lengths.sum()))
-
-
-def test_crops_are_windows_of_the_clip(shared_corpus):
-    ds = SpectrogramDataset(shared_corpus, "affect")
-    starts = set()
-    for x, lengths, y in batches(ds, 16, shuffle=True, generator=torch.Generator().manual_seed(0), crop=24):
-        assert x.shape[1:] == (24, 140)
-        for clip, length, target in zip(x, lengths.tolist(), y, strict=True):
-            source, _, frames = ds[int((ds.y == target).all(1).nonzero())]
-            assert length == min(24, frames)
-            fits = [s for s in range(frames - length + 1) if torch.equal(source[s : s + length], clip[:length])]
-            assert len(fits) == 1
-            starts.add((fits[0], frames - length))
-            assert (clip[length:, :128] == -80).all() and (clip[length:, 128:] == 0).all()
-    assert any(start == room > 0 for start, room in starts) and any(start == 0 < room for start, room in starts)
-    assert any(room == 0 for _, room in starts)  # some clips are shorter than the window
-
-
-@pytest.mark.parametrize("rows, silence", [("mel", -80), ("chroma", 0)])
-def test_crops_of_short_clips_are_padded(corpus, rows, silence):
-    """A window is never wider than the longest clip of the split."""
-    ds = SpectrogramDataset(corpus, "genre", rows=rows, beat=True)
-    short = int(ds.lengths.argmin())
-    for crop, width in ((50, int(ds.lengths.max())), (8, 8)):
-        x, lengths, _ = next(batches(ds.subset([short, int(ds.lengths.argmax())]), 2, crop=crop))
-        length = int(ds.lengths[short])
-        assert x.shape[1] == width and lengths.tolist() == [length, width]
-        assert torch.equal(x[0, :length], ds[short][0]) and (x[0, length:] == silence).all() and length < width
+# --- on a device ----------------------------------------------------------------------------------
 
 
 def test_moved_to_a_device(corpus):
-    """The meta device holds shapes only: it shows that all parts of a batch come from where the clips lie."""
-    ds = SpectrogramDataset(corpus, "genre", rows="mel", beat=True).subset([5, 3, 9])
+    """The meta device holds shapes only: what is sent there is the split's own clips and rows."""
+    whole = SpectrogramDataset(corpus, "genre", features="mel", beat=True)
+    ds = whole.subset([5, 3, 9])
     assert ds.to("cpu") is ds
     moved = ds.to("meta")
-    assert moved.x.shape[0] == 3 and moved._fused.device.type == "meta" and len(moved) == 3 and moved.ids == ds.ids
-    moved.all_lengths = ds.lengths  # meta tensors have no values; batches need the lengths'
-    ((x, lengths, y),) = batches(moved, 3)
-    assert x.shape == (3, int(ds.lengths.max()), 128) and {x.device.type, lengths.device.type, y.device.type} == {
-        "meta"
-    }
+    assert moved.array.device.type == "meta" and len(moved) == 3 and moved.ids == ds.ids
+    assert moved.array.shape == (3, int(ds.lengths.max()), 128)
+    assert moved.positions.tolist() == [0, 1, 2] and moved.x.shape == moved.array.shape
+    assert moved.to("meta") is moved and torch.equal(moved.y, ds.y)
 
 
-# --- real music -----------------------------------------------------------------------------------------------------
+def test_a_split_that_would_fill_a_device_is_not_sent_there(corpus, monkeypatch):
+    ds = SpectrogramDataset(corpus, "genre", features="mel", beat=True)
+    size = 4 * len(ds) * int(ds.lengths.max()) * 128
+    for free, sent in ((2 * size + 2, True), (2 * size - 2, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 8 * free))
+        room = datasets.room(torch.device("cuda"))
+        assert (size <= room) == sent
+    assert datasets.room(torch.device("cpu")) == float("inf")
+
+
+# --- real music -----------------------------------------------------------------------------------
 
 
 def test_real_music():
     corpus = Corpus(real_music() / "emotify")
-    train, test = (SpectrogramDataset(corpus, "genre", split, beat=True) for split in ("train", "test"))
+    train = SpectrogramDataset(corpus, "genre", beat=True)
+    test = SpectrogramDataset(corpus, "genre", "test", beat=True)
     assert train.x.shape == (636, int(train.lengths.max()), 140) and train.classes == test.classes
     part, val = train_val_split(train)
     assert not set(part.groups) & set(val.groups) and 110 <= len(val) <= 145
