@@ -133,7 +133,7 @@ def fit(
     _check_counts(epochs=epochs, batch_size=batch_size, crop=crop)
     device = pick_device(device) if isinstance(device, str) else device
     splits = _moved(_listed(train), device)
-    val = val and _moved([val], device)[0]
+    val = None if val is None else _moved([val], device)[0]
     state = start_training(
         model.to(device), splits, epochs=epochs, lr=lr, batch_size=batch_size, ema=ema,
         weight_decay=weight_decay, dtype=half_type(device, half),

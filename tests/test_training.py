@@ -278,11 +278,11 @@ def test_without_validation_the_last_epoch_stays(genre, after_epochs):
     assert list(history.frame()) == ["epoch", "train_loss", "lr", "seconds"]
 
 
-def test_no_epoch_at_all(genre):
-    model = lstm(genre[0])
-    before = weights(model)
-    assert quiet(model, *genre, epochs=0, ema=3).epochs == []
-    assert equal(weights(model), before) and not model.training
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "crop"])
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_count_below_1_is_a_sentence(genre, name, count):
+    with pytest.raises(ValueError, match=f"{name} = {count}; a whole number from 1 is needed"):
+        quiet(lstm(genre[0]), *genre, **{name: count})
 
 
 def test_an_interrupted_training_leaves_the_best_so_far(genre, monkeypatch, after_epochs):
