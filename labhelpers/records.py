@@ -27,6 +27,10 @@ RESULT_FIELDS = {
     "model", "task", "input", "set", "metric", "baseline",
     "value", "low", "high", "deviation", "seeds", "n",
 }  # fmt: skip
+RECORD_FIELDS = {
+    "notebook": str, "corpus": dict, "versions": dict, "params": dict, "facts": dict,
+    "results": list, "histories": dict, "predictions": list, "predictors": dict,
+}  # fmt: skip
 # Header -> the first line's first field, and the form of a clip's name below it. The assignment's
 # contest took "full"; entries to the later one have "id".
 HEADERS = {"full": ("Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), "id": ("Id", "{}")}
@@ -139,10 +143,11 @@ def save_run(
             odd = ", ".join(sorted(set(row) ^ RESULT_FIELDS))
             raise ValueError(f"a result has the fields of RESULT_FIELDS; missing or unknown: {odd}")
     folder = Path(out) / "records"
-    for old in folder.glob(f"{notebook}.*"):  # models of an earlier run, by other names perhaps
-        old.unlink()
+    written = {folder / f"{notebook}.json"}
     for name, model in (models or {}).items():
-        model.save(folder / f"{notebook}.{slug(name)}{model.suffix}")
+        path = folder / f"{notebook}.{slug(name)}{model.suffix}"
+        model.save(path)
+        written.add(path)
     listed = {}
     for task, members in (predictors or {}).items():
         listed[task] = [asdict(member) for member in members]
@@ -160,7 +165,10 @@ def save_run(
         "predictors": listed,
     }  # fmt: skip
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
-    return write_text(folder / f"{notebook}.json", text)
+    path = write_text(folder / f"{notebook}.json", text)
+    for old in set(folder.glob(f"{notebook}.*")) - written:  # an earlier run's, by other names
+        old.unlink()
+    return path
 
 
 def plain(value):
@@ -206,7 +214,13 @@ def load_run(notebook: str, corpus: Corpus, out: Path) -> Run:
 def read_run(path: Path) -> Run:
     """The record in a file. Raises RunError when it is none, or an older version's."""
     try:
-        return Run(json.loads(path.read_text(encoding="utf-8")), path.parent)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for field, kind in RECORD_FIELDS.items():
+            if not isinstance(content[field], kind):
+                raise TypeError(f"{field} is no {kind.__name__}")
+        if "fingerprint" not in content["corpus"]:
+            raise KeyError("fingerprint")
+        return Run(content, path.parent)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path}: not a record ({type(error).__name__}: {error}); run {path.stem}.ipynb again"
