@@ -42,6 +42,7 @@ def settle():
 
 
 def call(self, service, name, request, response_type):
+    name = name.removeprefix("Api")  # as clients before 2.0 put it
     state.setdefault("calls", []).append(name)
     answer = response_type()
     if not state.get("token", True):

@@ -17,12 +17,10 @@ HERE = ("localhost", "127.0.0.1", "::1")
 class KaggleFinder(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        spec = super().find_spec(name, path, target)
-        origin = Path(spec.origin) if spec and spec.origin else None
         hidden = {"labhelpers": CHECKOUT, **dict.fromkeys(ABSENT, sys.prefix)}
-        if name in hidden and origin and origin.is_relative_to(hidden[name]):
-            return None
-        return spec
+        if name in hidden:
+            path = [place for place in sys.path if not Path(place).is_relative_to(hidden[name])]
+        return super().find_spec(name, path, target)
 
 
 # An editable installation has a finder of its own.
