@@ -1,5 +1,11 @@
 """The command line: what it hands on, and what a user sees when something is wrong."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,35 +17,89 @@ from labhelpers.series import run as report
 
 
 @pytest.fixture
-def run_series(monkeypatch):
+def run_series(monkeypatch, tmp_path):
     """Stands in for the runner; keeps what it was called with."""
     calls = []
 
     def fake(*args, **options):
         calls.append((args, options))
-        return "index.html"
+        return tmp_path / "index.html"
 
     monkeypatch.setattr(report, "run_series", fake)
+    monkeypatch.setattr(report, "rewrite_report", fake)
     return calls
 
 
-def test_report_hands_its_options_on(run_series, capsys):
-    line = "report --data d --out o --only 00,01 --from 00 -p EPOCHS 5 -p DEVICE cpu --fresh --code"
-    assert cli.main(line.split()) == 0
+def test_report_hands_its_options_on(run_series, capsys, tmp_path):
+    line = "report --data d --out o --only 0,1 --from 0 -p EPOCHS 5 -p DEVICE cpu --fresh --code"
+    assert cli.main([*line.split(), "--author", "Maria E.", "--course", "PR"]) == 0
     ((data, out), options) = run_series[0]
     assert (str(data), str(out)) == ("d", "o")
     assert options == {
-        "only": "00,01",
-        "start": "00",
+        "only": "0,1",
+        "start": "0",
         "parameters": {"EPOCHS": "5", "DEVICE": "cpu"},
         "fresh": True,
         "code": True,
+        "author": "Maria E.",
+        "course": "PR",
     }
-    assert capsys.readouterr().out == "index.html\n"
+    assert capsys.readouterr().out == f"file://{tmp_path}/index.html\n"
+
+
+def test_pages_need_a_folder_only(run_series, capsys):
+    assert cli.main(["pages", "o", "--author", "M"]) == 0
+    ((out,), options) = run_series[0]
+    assert str(out) == "o" and options == {"author": "M", "course": "", "code": False}
+
+
+def test_help_comes_at_once_and_has_examples():
+    """Within 0.3 s beside a bare interpreter, on a machine that may be busy."""
+    took = {}
+    for name, call in (("bare", ["-c", "0"]), ("help", ["-m", "labhelpers.series.cli", "--help"])):
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            done = subprocess.run([sys.executable, *call], capture_output=True, text=True)
+            times.append(time.perf_counter() - begun)
+        took[name] = min(times)
+    assert took["help"] < took["bare"] + 0.3
+    assert "labhelpers report --data DIR --only 5,6" in done.stdout
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out.startswith("labhelpers 1.")
+
+
+@pytest.mark.parametrize("line, meant", [("reprot", "report"), ("data chek", "check")])
+def test_a_mistyped_command_is_guessed(line, meant, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(line.split())
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    script = tmp_path / "many.py"
+    script.write_text(
+        "from labhelpers.series import cli\n"
+        "cli._check = lambda args: [print(i) for i in range(100_000)] and 0\n"
+        "raise SystemExit(cli.main(['data', 'check']))\n"
+    )
+    call = f"{sys.executable} {script} | head -1"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(call, shell=True, capture_output=True, text=True, env=env)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 @pytest.mark.parametrize(
-    "error", [CorpusError("a.txt, line 3: wrong"), RunError("run 05 first"), OSError(28, "No space left", "x.npy")]
+    "error",
+    [
+        CorpusError("a.txt, line 3: wrong"),
+        RunError("run 05 first"),
+        OSError(28, "No space left", "x.npy"),
+    ],
 )
 def test_known_errors_are_one_sentence(monkeypatch, capsys, error):
     def fail(*_, **__):
@@ -48,7 +108,12 @@ def test_known_errors_are_one_sentence(monkeypatch, capsys, error):
     monkeypatch.setattr(report, "run_series", fail)
     assert cli.main(["report"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("labhelpers: ") and said.count("\n") == 1 and "Traceback" not in said and "Errno" not in said
+    assert (
+        said.startswith("labhelpers: ")
+        and said.count("\n") == 1
+        and "Traceback" not in said
+        and "Errno" not in said
+    )
 
 
 def test_faults_of_ours_keep_their_trace_and_ctrl_c_is_130(monkeypatch, capsys):
@@ -63,7 +128,9 @@ def test_faults_of_ours_keep_their_trace_and_ctrl_c_is_130(monkeypatch, capsys):
     assert cli.main(["report"]) == 130 and "Stopped" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["", "report --from", "report -p EPOCHS", "bench speed", "data", "kaggle", "predict"])
+@pytest.mark.parametrize(
+    "line", ["", "report --from", "report -p EPOCHS", "bench speed", "data", "kaggle", "predict"]
+)
 def test_wrong_usage_exits_with_2(line, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(line.split())
@@ -87,7 +154,12 @@ def test_data_check_reads_everything_and_names_each_problem(corpus, capsys):
     (corpus.root / "multitask_dataset" / "train_labels.txt").write_text("Id\tno\n")
     assert cli.main(["data", "check", "--data", str(corpus.root)]) == 1
     said = capsys.readouterr().out
-    assert "3 problems" in said and table["path"][0].name in said and "NaN" in said and "line 1" in said
+    assert (
+        "3 problems" in said
+        and table["path"][0].name in said
+        and "NaN" in said
+        and "line 1" in said
+    )
 
 
 def test_a_missing_corpus_is_a_sentence(tmp_path, capsys):

@@ -131,10 +131,11 @@ ELSEWHERE = {
     "make report": "the same as with ARGS; its whole series is what nbval runs",
     "make test": "runs this",
     "labhelpers report": "what make report calls",
-    ".venv/bin/labhelpers pages OUT": "test_report.py",
+    ".venv/bin/labhelpers pages OUT": "test_pages.py",
     "make reference": "test_reference.py",
     "make mutations": "test_mutations.py",
     ".venv/bin/labhelpers predict SONG.mp3": "test_predict",
+    """make report ARGS="--author 'Maria E.' --course Patterns\"""": "test_cli.py",
     'make report ARGS="--from 07 -p AVERAGE 1"': "test_a_changed_parameter_reaches_the_notebook",
     ".venv/bin/labhelpers bench quality --data DIR": "test_bench_quality",
 }

@@ -1,45 +1,55 @@
-"""The runner and what it leaves, on two notebooks small enough to run here."""
+"""The runner, on two notebooks small enough to run here: what runs, with what, and what is said."""
 
 import json
+import logging
+import os
 import re
-import shutil
+import signal
+import subprocess
 import sys
-import zipfile
+import time
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from labhelpers.records import RunError
-from labhelpers.series import pages
-from labhelpers.series import run as report
-from labhelpers.series.run import check_parameters, choose, read_series, run_series
+from labhelpers.series import notebooks, pages, run
+from labhelpers.series.notebooks import check_parameters, choose, defaults, merged, read_series
 
-PARAMETERS = 'DATA = None\nOUT = None  # a comment with = in it\nSEED = 0\nRATE = 0.1\nDEVICE = "cpu"'
+PARAMETERS = (
+    'DATA = None\nOUT = None  # a comment with = in it\nSEED = 0\nRATE = 0.1\nDEVICE = "cpu"'
+)
 RECORD = """
-import json, pathlib
-rows = [dict(model=m, task="genre", input="mel", set="test", metric="accuracy", value=v, low=v - .1, high=v + .1, n=9)
-        for m, v in [("majority class", .2), ("LSTM", .4), ("CNN", .5)]]
-curve = [dict(epoch=e, train_loss=1 / e, val_loss=1.2 / e, val_score=.5, lr=.001, seconds=1.0) for e in (1, 2, 3)]
-record = dict(params=dict(SEED=SEED), versions=dict(python="3"), results=rows, histories={"CNN": curve})
+import json, os, pathlib
+rows = []
+for model, baseline, value in [("majority class", True, .2), ("CNN", False, .5)]:
+    rows.append(dict(
+        model=model, task="genre", input="mel", set="test", metric="accuracy", baseline=baseline,
+        value=value, low=value - .1, high=value + .1, deviation=None, seeds=1, n=10,
+    ))
+record = dict(
+    notebook="01_first", corpus=dict(name="tiny", sample=True, fingerprint="f"),
+    params=dict(SEED=SEED), versions=dict(python="3"), facts={}, results=rows, histories={},
+    predictions=[], predictors={},
+)
 folder = pathlib.Path(OUT) / "records"
 (folder / "01_first.json").write_text(json.dumps(record))
+print(os.environ["PYTHONWARNINGS"])
 """
-SHOW = """
-import base64
-from IPython.display import HTML, Image, Markdown, display
-display(Markdown("It is **%d** of $x^2$" % (6 * 7)))
-display(HTML("<table border='1'><tr><th>a</th></tr><tr><td>1</td></tr></table>"))
-dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-display(Image(base64.b64decode(dot)), metadata={"image/png": {"alt": "a red dot"}})
-print("<plain & text>")
+READ = """
+import pathlib
+print(len((pathlib.Path(OUT) / "records" / ("01_first" + ".json")).read_text()))
 """
 
 
 def write(folder, name, *cells):
-    """A notebook of markdown (text) and code (text in a list, `parameters` first) cells."""
-    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    """A notebook of Markdown (text) and code (text in a list; the first holds the parameters)."""
     v4 = nbformat.v4
-    nb.cells = [v4.new_markdown_cell(cell) if isinstance(cell, str) else v4.new_code_cell(*cell) for cell in cells]
+    nb = v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    for cell in cells:
+        markdown = isinstance(cell, str)
+        nb.cells.append(v4.new_markdown_cell(cell) if markdown else v4.new_code_cell(*cell))
     nb.cells[1].metadata["tags"] = ["parameters"]
     folder.mkdir(exist_ok=True)
     nbformat.write(nb, folder / f"{name}.ipynb")
@@ -49,191 +59,202 @@ def write(folder, name, *cells):
 def series(tmp_path):
     """Folder of two notebooks; the second reads the record of the first."""
     folder = tmp_path / "notebooks"
-    prose = (
-        "## 1α Ρυθμός\n\nWith $\\rho = \\frac{a}{b}$; [second](02_second.ipynb#2β-two), [a site](https://example.org)."
-    )
-    write(
-        folder,
-        "01_first",
-        "# 1 The first\n\nNo such page: [gone](03_gone.ipynb#x).",
-        [PARAMETERS],
-        prose,
-        [RECORD],
-        [SHOW],
-    )
-    read = "import pathlib\nprint(len((pathlib.Path(OUT) / 'records' / ('01_first' + '.json')).read_text()))"
-    write(folder, "02_second", "# 2 The second", [PARAMETERS], "## 2β Two", [read])
+    write(folder, "01_first", "# 1 The first", [PARAMETERS], "## 1α One", [RECORD])
+    write(folder, "02_second", "# 2 The second", [PARAMETERS], "## 2β Two", [READ])
     return folder
 
 
 class Run:
     """Calls `run_series` on the small series and keeps what it said."""
 
-    def __init__(self, corpus, series, out):
-        self.corpus, self.series, self.out = corpus, series, out
+    def __init__(self, corpus, series, out, caplog):
+        self.corpus, self.series, self.out, self.log = corpus, series, out, caplog
 
     def __call__(self, **options):
-        self.said = []
-        return run_series(self.corpus.root, self.out, notebooks=self.series, say=self.said.append, **options)
+        self.log.clear()
+        return run.run_series(self.corpus.root, self.out, notebooks=self.series, **options)
+
+    @property
+    def said(self):
+        return [record.getMessage() for record in self.log.records if record.name == "labhelpers"]
 
     def ran(self):
         return [line.split(":")[0] for line in self.said if " cells in " in line]
 
 
 @pytest.fixture
-def run(corpus, series, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_package", lambda: "as it is")  # someone may be editing it while the tests run
-    (corpus.root / "kept_aside").mkdir()  # what marks a sample
-    return Run(corpus, series, tmp_path / "out")
+def small(corpus, series, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run, "_package", lambda: "as it is")  # someone may edit it meanwhile
+    monkeypatch.setenv("PYTHONWARNINGS", "error")  # must not reach the kernel
+    caplog.set_level(logging.INFO, "labhelpers")
+    return Run(corpus, series, tmp_path / "out", caplog)
 
 
-def test_the_series_runs_once_and_leaves_a_report(run, series):
-    index = run()
-    assert index == run.out / "index.html" and run.ran() == ["01_first", "02_second"]
-    assert any("cell 1 of" in line and "The first" in line for line in run.said)
-
-    executed = nbformat.read(run.out / "notebooks" / "01_first.ipynb", 4)
+def test_the_series_runs_once_and_leaves_a_report(small):
+    index = small()
+    assert index == small.out / "index.html" and small.ran() == ["01_first", "02_second"]
+    assert any(line.startswith("01_first, notebook 1 of 2") for line in small.said)
+    assert "Genre: 5 of 10 test clips right (CNN, mel); majority class, mel 2." in small.said
+    executed = nbformat.read(small.out / "notebooks" / "01_first.ipynb", 4)
     assert not [part for part in (executed, *executed.cells) if "papermill" in part.metadata]
+    assert "majority class" in index.read_text() and "1 The first" in index.read_text()
+    assert json.loads((small.out / "run.json").read_text())["corpus"]["name"] == "tiny"
 
-    html = index.read_text()
-    assert "synthesised" in html and "majority class" in html and "1 The first" in html
-    best = re.findall(r'class="best"><strong>([\d.]+)', html)
-    assert best == ["0.500"]
-    page = (run.out / "html" / "01_first.html").read_text()
-    assert page.count("<math") == 2 and "$" not in page.replace("{$x", "").split("<details")[0]
-    assert 'href="02_second.html#02_second-2β-two"' in page and 'id="02_second-2β-two"' in page_of(run, "02_second")
-    assert 'alt="a red dot"' in page and "<strong>42</strong>" in page and "&lt;plain &amp; text&gt;" in page
-    assert '<details class="code">' in page and "<details open" not in page
-    for file in [index, *sorted((run.out / "html").iterdir())]:
-        assert not network_references(file.read_text()), file.name
-    assert (run.out / "report.pdf").read_bytes().startswith(b"%PDF")
-
-    # again: nothing runs, nothing is written
-    before = {path: path.stat().st_mtime_ns for path in run.out.rglob("*")}
-    run()
-    assert run.ran() == [] and before == {path: path.stat().st_mtime_ns for path in run.out.rglob("*")}
-
-    # the same bytes for the same content
-    contents = {name: (run.out / name).read_bytes() for name in ("report.pdf", "deliverable.zip", "index.html")}
-    state = json.loads((run.out / "run.json").read_text())["notebooks"]
-    pages.write_report(read_series(series), run.corpus, run.out, state)
-    assert contents == {name: (run.out / name).read_bytes() for name in contents}
-    names = zipfile.ZipFile(run.out / "deliverable.zip").namelist()
-    assert {"report.pdf", "index.html", "notebooks/01_first.ipynb", "code/labhelpers/report.py"} <= set(names)
+    before = {
+        path: path.stat().st_mtime_ns for path in small.out.rglob("*") if path.name != ".lock"
+    }
+    small()
+    after = {path: path.stat().st_mtime_ns for path in small.out.rglob("*") if path.name != ".lock"}
+    assert small.ran() == [] and before == after  # nothing runs, nothing is written
 
 
-def page_of(run, name):
-    return (run.out / "html" / f"{name}.html").read_text()
-
-
-def network_references(page):
-    """Scripts, styles, fonts, pictures and the like that a browser would fetch; links to click are none."""
-    tags = re.findall(r"<(?:script|link|img|iframe|audio|video|source|embed|object)\b[^>]*>", page)
-    return [tag for tag in tags if re.search(r"""(?:src|href|data)=["']?(?:https?:)?//""", tag)] + re.findall(
-        r"@import[^;]*;|url\(\s*[\"']?https?:[^)]*\)", page
-    )
-
-
-def test_a_long_cell_shows_what_it_prints(run, series, monkeypatch):
-    monkeypatch.setattr(report, "LOG_EVERY", 0)
-    code = "import time\nfor epoch in (1, 2):\n    print('epoch', epoch)\n    time.sleep(0.5)"
-    write(series, "03_long", "# 3 Long", [PARAMETERS], "## 3α Training", [code])
-    run(only="03")
-    heard = [line for line in run.said if "epoch" in line]
-    assert any("cell 5 of 5" in line and line.endswith("3α Training · epoch 1") for line in heard) and len(heard) == 2
-
-
-def test_only_what_changed_runs_again(run, series):
-    run()
-    write(series, "02_second", "# 2 The second, reworded", [PARAMETERS], ["print('new')"])
-    run()
-    assert run.ran() == ["02_second"]
-    record = run.out / "records" / "01_first.json"
+def test_only_what_changed_runs_again(small):
+    small(report=False)
+    write(small.series, "02_second", "# 2 The second, reworded", [PARAMETERS], ["print('new')"])
+    small(report=False)
+    assert small.ran() == ["02_second"]
+    record = small.out / "records" / "01_first.json"
     record.write_text(record.read_text() + " ")  # written by other than the run that is kept
-    run(only="01")
-    assert run.ran() == ["01_first"]
-    run(parameters={"SEED": "1"}, only=["01"])
-    assert run.ran() == ["01_first"] and json.loads(record.read_text())["params"]["SEED"] == 1
+    small(only="1", report=False)
+    assert small.ran() == ["01_first"]
+    small(parameters={"SEED": "1"}, only=["01"], report=False)
+    assert small.ran() == ["01_first"] and json.loads(record.read_text())["params"]["SEED"] == 1
 
 
-def test_a_changed_package_runs_everything_again(series, corpus, tmp_path, monkeypatch):
-    (path,) = [path for name, path in read_series(series).items() if name == "02_second"]
-    keys = {report._key(path, {}, {}, corpus, tmp_path)}
-    monkeypatch.setattr(report, "NOT_USED_BY_NOTEBOOKS", ())  # as if there were more in it
-    assert report._key(path, {}, {}, corpus, tmp_path) not in keys
+def test_a_failure_says_where_and_keeps_what_was_done(small, monkeypatch):
+    write(
+        small.series,
+        "02_second",
+        "# 2 Fails",
+        [PARAMETERS],
+        ["x = 1"],
+        ["raise ValueError('no such')"],
+    )
+    said = r"02_second, cell In \[4\] failed with ValueError: no such\n.*02_second.ipynb"
+    for _ in range(2):  # the second time its error mark is there already
+        with pytest.raises(RunError, match=said):
+            small()
+        assert small.out.joinpath("report.pdf").is_file() and not any(
+            "either" in line for line in small.said
+        )
+    html = (small.out / "index.html").read_text()
+    assert "failed" in html and "majority class" in html
+
+    def fails(*_, **__):
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(run, "write_report", fails)  # it must not hide what stopped the run
+    with pytest.raises(RunError, match=said):
+        small(fresh=True)
+    assert any("could not be written either: of ours" in line for line in small.said)
+    write(
+        small.series, "02_second", "# 2 Stops", [PARAMETERS], ["import sys; sys.exit(0)"], ["x = 1"]
+    )
+    with pytest.raises(RunError, match="ended early: cell 5: did not run"):
+        small(report=False)
 
 
-def test_a_changed_record_runs_its_readers_again(run, series):
-    record = run.out / "records" / "01_first.json"
-    record.parent.mkdir(parents=True)
-    changed = []
+def test_what_readers_should_not_meet_is_told(small):
+    write(
+        small.series,
+        "02_second",
+        "# 2 Warns",
+        [PARAMETERS],
+        ["import sys; print('x', file=sys.stderr)"],
+    )
+    small(only="2", report=False)
+    assert "02_second, cell 4: wrote to stderr: x" in small.said
+
+
+def test_one_report_at_a_time(small):
+    (small.out / "records").mkdir(parents=True)
+    with run._alone_in(small.out), pytest.raises(RunError, match="another report is being written"):
+        small()
+
+
+def test_sigterm_ends_the_kernel_too(small, tmp_path):
+    marker = tmp_path / "pid"
+    busy = (
+        f"import os, pathlib, time\npathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(99)"
+    )
+    write(small.series, "02_second", "# 2 Busy", [PARAMETERS], [busy])
+    call = (
+        "import sys; from labhelpers.series.run import run_series; "
+        "run_series(sys.argv[1], sys.argv[2], only='2', notebooks=sys.argv[3])"
+    )
+    paths = map(str, (small.corpus.root, small.out, small.series))
+    process = subprocess.Popen([sys.executable, "-c", call, *paths], cwd=Path(__file__).parents[1])
+    while not (marker.is_file() and marker.read_text()):
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+    for _ in range(100):
+        try:
+            os.kill(int(marker.read_text()), 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the kernel outlives its report by 10 s")
+
+
+# --- no kernel needed from here -------------------------------------------------------------------
+
+
+def key_of(series, corpus, out, name="02_second", own=None):
     known = read_series(series)
+    return run._key(known[name], known, own or {}, corpus, out)
+
+
+@pytest.mark.parametrize("module", ["audio.py", "corpora/layout.py"])
+def test_a_changed_module_runs_everything_again(series, corpus, tmp_path, monkeypatch, module):
+    copy = tmp_path / "labhelpers"
+    (copy / "corpora").mkdir(parents=True)
+    (copy / "series").mkdir()
+    for name in ("audio.py", "corpora/layout.py", "series/cli.py"):
+        (copy / name).write_text("x = 1")
+    monkeypatch.setattr(run, "PACKAGE", copy)
+    before = key_of(series, corpus, tmp_path)
+    (copy / "series" / "cli.py").write_text("x = 2")  # which no notebook calls
+    assert key_of(series, corpus, tmp_path) == before
+    (copy / module).write_text("x = 2")
+    assert key_of(series, corpus, tmp_path) != before
+
+
+def test_another_corpus_version_or_parameter_runs_everything_again(
+    series, corpus, tmp_path, monkeypatch
+):
+    before = key_of(series, corpus, tmp_path)
+    assert key_of(series, corpus, tmp_path, own={"SEED": 1}) != before
+    monkeypatch.setattr(run, "versions", lambda: {"torch": "99"})
+    changed = key_of(series, corpus, tmp_path)
+    assert changed != before
+    labels = corpus.root / "fma_genre_spectrograms" / "train_labels.txt"
+    labels.write_text(labels.read_text().replace("Rock", "Jazz"))
+    assert key_of(series, type(corpus)(corpus.root), tmp_path) != changed
+
+
+def test_a_changed_record_runs_its_readers_again(series, corpus, tmp_path):
+    write(series, "02_second", "# 2", [PARAMETERS], ["load_run('01_first')"])
+    record = tmp_path / "records" / "01_first.json"
+    record.parent.mkdir(parents=True)
+    keys = {"01_first": set(), "02_second": set()}
     for text in ("{}", "[]"):
         record.write_text(text)
-        changed.append({name: report._key(path, known, {}, run.corpus, run.out) for name, path in known.items()})
-    assert changed[0]["01_first"] == changed[1]["01_first"] and changed[0]["02_second"] != changed[1]["02_second"]
-
-
-def test_a_failure_says_where_and_keeps_what_was_done(run, series):
-    write(series, "02_second", "# 2 Fails", [PARAMETERS], ["x = 1"], ["raise ValueError('no such thing')"])
-    said = r"02_second, cell In \[4\] failed with ValueError: no such thing\n.*02_second.ipynb"
-    with pytest.raises(RunError, match=said):
-        run()
-    html = (run.out / "index.html").read_text()
-    assert "failed" in html and "majority class" in html
-    write(series, "02_second", "# 2 Stops early", [PARAMETERS], ["import sys; sys.exit(0)"], ["x = 1"])
-    with pytest.raises(RunError, match="ended early"):
-        run()
-    assert run.ran() == []  # the first was kept
-
-
-def test_without_pandoc_there_is_an_index_and_a_zip(run, series, monkeypatch):
-    """As on Kaggle without internet."""
-    monkeypatch.setitem(sys.modules, "typst", None)
-    known, state = read_series(series), {"01_first": {"state": "done", "seconds": 1, "date": "today", "device": "CPU"}}
-    (run.out / "notebooks").mkdir(parents=True)
-    shutil.copy(known["01_first"], run.out / "notebooks")
-    pages.write_report(known, run.corpus, run.out, state)
-    html = (run.out / "index.html").read_text()
-    assert 'href="notebooks/01_first.ipynb"' in html and "report.pdf" not in html and "not run" in html
-    assert "notebooks/01_first.ipynb" in zipfile.ZipFile(run.out / "deliverable.zip").namelist()
-    assert not (run.out / "report.pdf").exists()
-
-
-# --- no kernel needed from here ---------------------------------------------------------------------------------------
-
-
-def test_results_become_one_table_a_task_with_the_best_marked():
-    def row(model, task, metric, value, where="held-out", source="mel"):
-        result = {"model": model, "task": task, "input": source, "set": where, "metric": metric, "value": value}
-        return result | {"low": value - 0.1, "high": value + 0.1, "n": 9}
-
-    axes = [row(m, a, "spearman", v) for m, v in (("SVR rows", 0.6), ("CNN", 0.4)) for a in ("valence", "energy")]
-    means = [row(m, "affect", "mean_spearman", v) for m, v in (("SVR rows", 0.6), ("CNN", 0.4))]
-    genre = [row("CNN mel", "genre", "accuracy", 0.5, "validation"), row("CNN mel", "genre", "accuracy", 0.4, "test")]
-    again = [row("CNN mel", "genre", "accuracy", 0.3, "test")]
-    records = {"08": {"results": axes + means}, "06": {"results": genre}, "07": {"results": again}}
-    affect, validation, test = pages.tasks(records)
-    assert affect["metrics"] == ["valence", "energy", "mean_spearman"] and affect["headline"] == "mean_spearman"
-    assert [r["model"] for r in affect["rows"] if r["cells"]["valence"].best] == ["SVR rows"]
-    assert affect["best"]["model"] == "CNN" and affect["rows"][0]["baseline"]  # the cards compare the two
-    for task, where, value in ((validation, "validation", 0.5), (test, "test", 0.3)):
-        assert (task["name"], task["set"]) == ("genre", where)
-        assert [(r["cells"]["accuracy"].value, r["input"]) for r in task["rows"]] == [(value, "")]
-    assert not any(r["cells"]["accuracy"].best for r in test["rows"])  # nothing to be better than
-
-
-@pytest.mark.parametrize("model, is_one", [("SVR rows", True), ("SVM full", True), ("majority class", True),
-                                           ("mean of the labels", True), ("SVR descriptors + CNN multitask", False),
-                                           ("SVR + embedding", False), ("LSTM mel", False)])  # fmt: skip
-def test_baselines_are_the_models_without_a_network(model, is_one):
-    assert bool(pages.BASELINE.search(model)) == is_one
+        for name, found in keys.items():
+            found.add(key_of(series, corpus, tmp_path, name))
+    assert (len(keys["01_first"]), len(keys["02_second"])) == (1, 2)
 
 
 def test_notebooks_are_chosen_by_number_or_name(series):
     known = read_series(series)
     assert choose(known) == ["01_first", "02_second"]
-    assert choose(known, "02") == choose(known, ["02_second"]) == choose(known, start="02") == ["02_second"]
+    for key in ("02", "2", "02_second", "02_second.ipynb", ["02_second"]):
+        assert choose(known, key) == ["02_second"]
+    assert choose(known, start="2") == ["02_second"] and choose(
+        {"09a_x": 1, "00_y": 1}, "9a,0"
+    ) == ["09a_x", "00_y"]
     with pytest.raises(RunError, match="no notebook '03'; there are 01_first, 02_second"):
         choose(known, "03")
     with pytest.raises(RunError, match="no numbered notebooks"):
@@ -245,10 +266,10 @@ def test_notebooks_are_chosen_by_number_or_name(series):
     [
         ("SEED", "3", 3),
         ("SEED", 4, 4),
+        ("SEED", "2 ** 4", 16),
         ("RATE", "1", 1),
-        ("RATE", "1e-3", 0.001),
+        ("RATE", "3e-3 / 2", 0.0015),
         ("DEVICE", "0", "0"),
-        ("DATA", "x", "x"),
     ],
 )
 def test_parameters_are_read_as_their_default_is(series, name, text, value):
@@ -258,12 +279,19 @@ def test_parameters_are_read_as_their_default_is(series, name, text, value):
 @pytest.mark.parametrize(
     "name, text, said",
     [
-        ("SEDE", "3", "no chosen notebook has a parameter SEDE; known: DATA, DEVICE, OUT, RATE, SEED"),
+        (
+            "SEDE",
+            "3",
+            "no chosen notebook has a parameter SEDE; known: DATA, DEVICE, OUT, RATE, SEED",
+        ),
         ("SEED", "three", "SEED = 'three' is no int; 01_first has SEED = 0"),
         ("SEED", "0.5", "is no int"),
         ("SEED", "True", "is no int"),
+        ("SEED", "-1", "SEED = '-1' is negative; 01_first has SEED = 0"),
         ("RATE", "fast", "is no float"),
         ("DEVICE", 1, "is no str"),
+        ("DATA", "x", "-p DATA: say --data x"),
+        ("OUT", "x", "-p OUT: say --out x"),
     ],
 )
 def test_wrong_parameters_are_refused(series, name, text, said):
@@ -271,12 +299,89 @@ def test_wrong_parameters_are_refused(series, name, text, said):
         check_parameters(read_series(series), {name: text})
 
 
+@pytest.mark.parametrize("name", ["EPOCHS", "BATCH", "CROP", "PATIENCE"])
+def test_nothing_is_counted_in_zeros(tmp_path, name):
+    write(tmp_path / "n", "05_x", "#", [f"{name} = 4"])
+    for text in ("0", "-3"):
+        with pytest.raises(
+            RunError, match=f"{name} = '{text}' is too small: 1 or more is needed; 05_x has"
+        ):
+            check_parameters(read_series(tmp_path / "n"), {name: text})
+
+
+def test_defaults_may_be_annotated_and_reckoned(tmp_path):
+    write(
+        tmp_path / "n",
+        "05_x",
+        "#",
+        ["BATCH = 2 ** 4\nLR = 3e-3 / 2\nEPOCHS: int = 5\nSEEDS = (0, -1)\nlater: int"],
+    )
+    (path,) = read_series(tmp_path / "n").values()
+    assert defaults(path) == {"BATCH": 16, "LR": 0.0015, "EPOCHS": 5, "SEEDS": (0, -1)}
+
+
+@pytest.mark.parametrize(
+    "text", ["X = 1\nLR = X * 2", "A = 1\nLR = open('x')", "A = 1\nLR = 1 / 0", "A = 1\nLR = = 2"]
+)
+def test_other_defaults_are_refused_with_notebook_and_line(tmp_path, text):
+    write(tmp_path / "n", "05_x", "#", [text])
+    (path,) = read_series(tmp_path / "n").values()
+    with pytest.raises(RunError, match="05_x.ipynb, parameters, line 2: "):
+        defaults(path)
+
+
+def test_a_file_that_is_no_notebook_is_refused(tmp_path):
+    path = tmp_path / "05_x.ipynb"
+    for text in ("", "[]", '{"cells": 1}'):
+        path.write_text(text)
+        with pytest.raises(RunError, match="05_x.ipynb: not a notebook"):
+            notebooks.read_cells(path)
+
+
+def test_the_line_on_a_running_notebook():
+    progress = run.Progress({"05": 60, "06": 100, "07": 200})
+    assert progress.line("05", 10) == "05, notebook 1 of 3 · 10 s, about 5 min 50 s left"
+    progress.place = "5α LSTM"
+    assert (
+        progress.line("05", 100)
+        == "05, notebook 1 of 3 · 1 min 40 s, about 5 min 0 s left · 5α LSTM"
+    )
+    progress.skip("06")
+    assert progress.line("07", 0).startswith("07, notebook 1 of 2")
+    assert run.Progress({"05": None}).line("05", 3) == "05, notebook 1 of 1 · 3 s"
+
+
+def test_the_line_ticks_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = run.Progress({"05": 9})
+    with progress.running("05"):
+        time.sleep(1.3)
+    said = capsys.readouterr().out
+    assert said.count("notebook 1 of 1") >= 2 and "\n" not in said
+
+
 def test_durations():
-    assert [report.duration(s) for s in (0.4, 59.4, 59.6, 200)] == ["0 s", "59 s", "1 min 0 s", "3 min 20 s"]
+    assert [pages.duration(s) for s in (0.4, 59.4, 59.6, 200)] == [
+        "0 s",
+        "59 s",
+        "1 min 0 s",
+        "3 min 20 s",
+    ]
 
 
 def test_pieces_of_one_printed_text_become_one():
     piece = lambda name, text: nbformat.v4.new_output("stream", name=name, text=text)  # noqa: E731
     figure = nbformat.v4.new_output("display_data", data={"text/plain": "figure"})
-    outputs = [piece("stdout", "a\n"), piece("stdout", "b\n"), piece("stderr", "c"), figure, piece("stdout", "d")]
-    assert [output.get("text", "figure") for output in report.merged(outputs)] == ["a\nb\n", "c", "figure", "d"]
+    outputs = [
+        piece("stdout", "a\n"),
+        piece("stdout", "b\n"),
+        piece("stderr", "c"),
+        figure,
+        piece("stdout", "d"),
+    ]
+    assert [output.get("text", "figure") for output in merged(outputs)] == [
+        "a\nb\n",
+        "c",
+        "figure",
+        "d",
+    ]

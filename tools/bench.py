@@ -261,7 +261,7 @@ def quality(corpus: Corpus, seeds: int = 3, only=GENRE_NOTEBOOKS, notebooks=None
     runs = []
     for seed in range(seeds):
         out = folder / str(seed)
-        run_series(corpus.root, out, only=only, parameters={"SEED": seed}, notebooks=notebooks, report=False, say=say)
+        run_series(corpus.root, out, only=only, parameters={"SEED": seed}, notebooks=notebooks, report=False)
         results = [row for name in only for row in load_run(name, corpus, out)["results"]]
         runs.append(pd.DataFrame(results).assign(seed=seed))
     groups = pd.concat(runs).groupby(["model", "task", "set", "metric"], sort=False)["value"]

@@ -1,334 +1,459 @@
-"""What a run of the series leaves to read: a page a notebook, one index, a PDF, and a zip of them all.
+"""What a run of the series leaves to read and to hand in.
 
-Pandoc (in pypandoc_binary) turns prose into HTML with formulas as MathML, so that pages need no network, and the same
-HTML into the source of the PDF, which typst sets. The look is in `templates/`.
+A page a notebook, an index, an answer sheet, a short and a full PDF, and a zip of them all. Pandoc
+reads the notebooks; `templates/notebook.lua` makes what it read into a page or into a chapter of a
+PDF, which typst sets. Nothing here needs the corpus, except for the pictures and sounds of the
+test clips.
 """
 
 from __future__ import annotations
 
 import base64
 import html
+import importlib.util
 import io
 import json
+import logging
 import re
+import shutil
 import tempfile
 import zipfile
+from copy import deepcopy
 from pathlib import Path
 
 import jinja2
 import nbformat
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from PIL import Image
 
-from ..corpora.layout import AFFECT, Corpus
-from ..files import write_text
-from .run import can_set, duration
+from ..files import atomic, write_text
+from ..plots import plot_forest, plot_history, use_style
+from ..training import best_epoch
+from . import results
+from .clips import clip_page
 
-PACKAGE = Path(__file__).parent
-TEMPLATES = PACKAGE / "templates"
-RICHEST = ("text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/html", "text/latex", "text/plain")
-LOWER_IS_BETTER = ("mae", "mse", "rmse", "loss")
-ENDS = 5  # lines that the PDF keeps of each end of a long printed output
-LARGE = 200_000  # bytes of a PNG above which the PDF takes it as JPEG
-HEADLINE = ("macro_f1", "accuracy", "mean_spearman", "spearman")  # a task is judged by the first it has
-# A model without a network in it; "SVR descriptors + CNN multitask" has one.
-BASELINE = re.compile(r"^(?!.*(cnn|lstm|embedding)).*(majority|baseline|\bsv[mr]\b|mean (value|of)|constant)", re.I)
+log = logging.getLogger("labhelpers")
+PROJECT = Path(__file__).parents[2]
+TEMPLATES = Path(__file__).parent / "templates"
+READER = "ipynb+markdown_in_html_blocks+gfm_auto_identifiers"
+RICHEST = (
+    "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/html", "text/latex",
+    "text/plain",
+)  # fmt: skip
+LARGE = 150_000  # bytes of a PNG above which a PDF takes it as JPEG
+PAGES = 6  # of the short report at most: its figures shrink until it fits
+TITLE = "Music genre and affect from spectrograms"
 
 
-def write_report(series: dict[str, Path], corpus: Corpus, out: Path, state: dict, *, code: bool = False) -> None:
-    """Write html/, index.html, report.pdf and deliverable.zip into `out` from the executed notebooks and records there.
+def write_report(out: Path, series: dict[str, Path], state: dict, *, code: bool = False) -> None:
+    """Write pages, PDFs and zip into `out` from the executed notebooks and the records there.
 
-    series : name -> source of every notebook; state : name -> {state, seconds, date} of those that ran
-    code : keep the notebooks' code in the PDF
-    Without pandoc and typst (see `can_set`) there are no pages and no PDF: the index links to the notebooks themselves.
+    series : name -> source of every notebook; state : `run.json`, see `load_state`
+    code : keep the notebooks' code in the full PDF
+    Without pandoc and typst (see `can_set`) there are no pages and no PDFs: the index links to the
+    notebooks themselves.
     """
-    sources = {name: out / "notebooks" / f"{name}.ipynb" for name in series}
-    executed = {name: nbformat.read(path, 4) for name, path in sources.items() if path.is_file()}
-    records = {name: out / "records" / f"{name}.json" for name in series}
-    records = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in records.items() if path.is_file()}
+    records, books = results.read_records(out), read_books(out)
+    corpus = _corpus(state, records)
+    titles = {name: _title(books.get(name) or _read(path), name) for name, path in series.items()}
+    titles |= {name: _title(book, name) for name, book in books.items()}
+    clips = clip_page(records, corpus["root"])
     context = {
-        "corpus": corpus,
-        "counts": corpus.describe().to_dict("records"),
-        "facts": _facts(state, records),
-        "tasks": tasks(records),
+        "title": TITLE, "corpus": corpus, "state": state, "records": records, "pdf": can_set(),
+        "facts": _facts(state, records), "main": results.main_tables(records),
+        "headlines": results.headlines(records), "tables": results.tables(records),
+        "titles": titles, "books": books, "clips": clips, "ran": state["notebooks"],
+        "forests": [forest(table) for table in results.tables(records)],
         "curves": _curves(records),
-        "pdf": can_set(),
-        "notebooks": [_entry(name, path, executed, state) for name, path in series.items()],
-    }
-    (out / "html").mkdir(exist_ok=True)
-    bodies = {name: page_body(name, nb) for name, nb in executed.items()} if can_set() else {}
-    for entry in context["notebooks"]:
-        if body := bodies.get(entry["name"]):
-            page = _render("page.html", entry=entry, body=_relink(body, "html"), pages=list(bodies), **context)
-            write_text(out / "html" / f"{entry['name']}.html", page)
-    write_text(out / "index.html", _render("index.html", **context))
+        "solution": (out / "solution.txt").is_file(),
+    }  # fmt: skip
+    shutil.rmtree(out / "html", ignore_errors=True)
     if can_set():
-        write_pdf(out / "report.pdf", bodies, context, code=code)
-    write_zip(out)
+        _write_pages(out, books, titles, context)
+        _write_pdfs(out, books, titles, context, code)
+    if clips:
+        write_text(out / "html" / "clips.html", _render("clips.html", **context))
+    write_text(out / "index.html", _render("index.html", **context))
+    write_zip(out, corpus["name"])
+
+
+def can_set() -> bool:
+    """Whether pandoc and typst, which set pages and PDFs, are there; Kaggle's image lacks them."""
+    return all(importlib.util.find_spec(name) for name in ("pypandoc", "typst"))
+
+
+def duration(seconds: float) -> str:
+    """As in "42 s" or "3 min 20 s"."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    return "{} min {} s".format(*divmod(round(seconds), 60))
 
 
 def _render(template: str, **context) -> str:
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "measure": measure}
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "duration": duration, "measure": results.measure, "meaning": results.MEANING.get,
+        "b64": lambda data: base64.b64encode(data).decode(),
+    }  # fmt: skip
     return environment.get_template(template).render(**context)
 
 
-def measure(metric: str) -> str:
-    """A metric as readers know it; for affect, Spearman's rho of each axis and their mean."""
-    names = {"macro_f1": "macro-F1", "mean_spearman": "mean ρ", **{axis: f"ρ {axis}" for axis in AFFECT}}
-    return names.get(metric, metric.replace("_", " "))
+# --- what there is --------------------------------------------------------------------------------
 
 
-# --- a notebook -> HTML -----------------------------------------------------------------------------------------------
+def load_state(out: Path) -> dict:
+    """`run.json`, or what is right in it: damage only means that notebooks run again."""
+    try:
+        state = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        state = {}
+    state = state if isinstance(state, dict) else {}
+    listed = state.get("notebooks")
+    listed = listed if isinstance(listed, dict) else {}
+    wanted = {"state", "date", "device"}
+    state["notebooks"] = {
+        name: entry
+        for name, entry in listed.items()
+        if isinstance(entry, dict) and wanted <= set(entry)
+    }
+    return state
 
 
-def page_body(name: str, nb) -> str:
-    """The notebook's cells and outputs as HTML, ids beginning with its name; code in closed `<details>`."""
-    import pypandoc  # late, like typst below: an index can do without
-
-    text, outputs, heading = [], {}, ""
-    for number, cell in enumerate(nb.cells):
-        if cell.cell_type == "markdown":
-            text.append(cell.source)
-            heading = ([heading] + re.findall(r"^#+ *(.+)", cell.source, re.M))[-1]
-        elif cell.cell_type == "code":
-            kind = "Parameters" if "parameters" in str(cell.metadata.get("tags")) else "Code"
-            code = "{0}python\n{1}\n{0}".format("`" * 12, cell.source)
-            text += [f'<details class="code"><summary>{kind}</summary>', code, "</details>"]
-            for place, output in enumerate(cell.outputs):
-                kind, content = _output(output, heading)
-                mark = f"<!--output {number}.{place}-->"  # pandoc passes comments on: outputs need not go through it
-                text.append(content if kind == "markdown" else mark)
-                outputs[mark] = content
-    body = pypandoc.convert_text(
-        "\n\n".join(text),
-        "html5",
-        format="gfm+tex_math_dollars",
-        extra_args=["--mathml", "--wrap=none", f"--id-prefix={name}-"],
-    )
-    return re.sub(r"<!--output [\d.]+-->", lambda mark: outputs[mark[0]], body)
+def read_books(out: Path) -> dict:
+    """Name -> executed notebook, prepared for pandoc; one that cannot be read is told."""
+    books = {}
+    for path in sorted((out / "notebooks").glob("[0-9]*_*.ipynb")):
+        try:
+            books[path.stem] = prepared(nbformat.read(path, 4), path.stem)
+        except Exception as error:  # whatever nbformat finds in half a file
+            log.warning("%s: not an executed notebook (%s); run it again", path, error)
+    return books
 
 
-def _output(output, heading: str) -> tuple[str, str]:
-    """("markdown" or "html", content) of the richest form of one output."""
-    if output.output_type == "stream":
-        return "html", f'<pre class="{output.name}">{_plain(output.text)}</pre>'
-    if output.output_type == "error":
-        return "html", f'<pre class="stderr">{_plain(chr(10).join(output.traceback))}</pre>'
-    kind = next((kind for kind in RICHEST if kind in output.data), None)
-    data = output.data.get(kind, "")
-    if kind in ("text/markdown", "text/latex"):
-        return "markdown", data
-    if kind == "text/html":
-        return "html", f'<div class="table">{_align(re.sub("<style scoped>.*?</style>", "", data, flags=re.S))}</div>'
-    if kind is None or kind == "text/plain":
-        return "html", f"<pre>{_plain(data)}</pre>" if data else ""
-    about = output.metadata.get(kind, {})
-    alt = about.get("alt") or output.metadata.get("alt") or f"Figure to “{heading}”"
-    width = f' width="{about["width"]}"' if "width" in about else ""
-    if kind == "image/svg+xml":
-        data = base64.b64encode(data.encode()).decode()
-    return "html", f'<p><img src="data:{kind};base64,{data.strip()}" alt="{html.escape(alt)}"{width}></p>'
+def _read(path: Path):
+    return nbformat.read(path, 4)
 
 
-def _align(table: str) -> str:
-    """A pandas table with its columns to the right, as in Jupyter, said in each cell so that the PDF knows too."""
-    head, found, body = table.partition("</thead>")
-    if not found:
-        return table
-    right = 'style="text-align: right">'
-    return head.replace("<th>", f"<th {right}") + found + body.replace("<td>", f"<td {right}")
+def _title(book, name: str) -> str:
+    titles = [re.search(r"^# *(.+)", cell.source, re.M) for cell in book.cells]
+    return next((found[1] for found in titles if found), name)
 
 
-def _plain(text: str) -> str:
-    """Text as HTML, without a terminal's colour codes."""
-    return html.escape(re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", text))
-
-
-def _relink(body: str, form: str) -> str:
-    """Links to notebooks lead to their pages (form "html") or to their places in the PDF (form "pdf")."""
-
-    def target(match):
-        name, anchor = match[1], match[2]
-        within = f"{name}-{anchor}" if anchor else name
-        return f'href="#{within}"' if form == "pdf" else f'href="{name}.html{"#" + within if anchor else ""}"'
-
-    return re.sub(r'href="(\w+)\.ipynb(?:#([^"]*))?"', target, body)
-
-
-# --- records -> tables and figures ------------------------------------------------------------------------------------
+def _corpus(state: dict, records: dict) -> dict:
+    """name, sample, counts, and the root where it is at hand."""
+    told = state.get("corpus", {})
+    for record in records.values():
+        told = {**record.corpus, **told}
+    return {"name": "unknown", "sample": False, "counts": [], "root": "", **told}
 
 
 def _facts(state: dict, records: dict) -> dict[str, str]:
     """What ran on what, over all notebooks."""
-    seeds = {str(record["params"]["SEED"]) for record in records.values() if "SEED" in record["params"]}
-    versions = {key: value for record in records.values() for key, value in record["versions"].items()}
+    ran = state["notebooks"].values()
+    versions, seeds = {}, set()
+    for record in records.values():
+        versions |= record.versions
+        seeds |= {str(record.params[key]) for key in ("SEED", "SEEDS") if key in record.params}
     facts = {
-        "Finished": max((entry["date"] for entry in state.values()), default="never"),
-        "Time": duration(sum(entry.get("seconds", 0) for entry in state.values())),
-        "Device": ", ".join(sorted({entry["device"] for entry in state.values()})),
+        "Finished": max((entry["date"] for entry in ran), default=""),
+        "Time": duration(sum(entry.get("seconds", 0) for entry in ran)),
+        "Device": ", ".join(sorted({entry["device"] for entry in ran})),
         "Seed": ", ".join(sorted(seeds)),
-        "Versions": ", ".join(f"{key} {value}" for key, value in versions.items()),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return {key: value for key, value in facts.items() if value}
 
 
-def tasks(records: dict) -> list[dict]:
-    """One dict a task and set: name, metrics, rows with the best marked, headline metric, best network, forest plot."""
-    found = {}
-    for record in records.values():
-        for row in record["results"]:  # a later notebook's word on the same result counts
-            if row["task"] in AFFECT and row["metric"] == "spearman":  # the axes side by side, with their mean
-                row = row | {"task": "affect", "metric": row["task"]}
-            found[row["task"], row["model"], row["input"], row["set"], row["metric"]] = row
-    table = pd.DataFrame(
-        list(found.values()), columns=["model", "task", "input", "set", "metric", "value", "low", "high", "n"]
+# --- a notebook, made ready for pandoc ------------------------------------------------------------
+
+
+def prepared(book, name: str):
+    """A copy in which each output is in its richest form and knows its caption and number.
+
+    The cells before the first section are one ("setup"), the one that writes the record is gone.
+    """
+    book = deepcopy(book)
+    number = name.split("_")[0].lstrip("0") or "0"
+    counts = {"Figure": 0, "Table": 0}
+    cells: list = []
+    for cell in book.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = nbformat.NotebookNode(tags=tags)
+        if cell.cell_type == "markdown" or "record" not in tags:
+            cells.append(cell)
+        if cell.cell_type == "code":
+            cell.outputs = [
+                _rich(output, number, counts)
+                for output in cell.outputs
+                if not output.get("metadata", {}).get("is_caption")
+            ]
+    book.cells = _one_setup(cells)
+    return book
+
+
+def _one_setup(cells: list) -> list:
+    """Set-up, parameters and imports, which follow each other, as one cell."""
+    first = next((i for i, cell in enumerate(cells) if cell.cell_type == "code"), len(cells))
+    end = first
+    while end < len(cells) and cells[end].cell_type == "code":
+        end += 1
+    if end - first > 1:
+        merged = cells[first]
+        merged.source = "\n\n".join(cell.source for cell in cells[first:end])
+        merged.outputs = [output for cell in cells[first:end] for output in cell.outputs]
+        merged.metadata.tags = ["setup"]
+        cells[first:end] = [merged]
+    return cells
+
+
+def _rich(output, number: str, counts: dict):
+    """An output with one form of its data, the caption where pandoc's reader keeps it."""
+    if "data" not in output:
+        return output
+    kind = next((kind for kind in RICHEST if kind in output.data), None)
+    data, metadata = output.data.get(kind, ""), output.metadata
+    caption = metadata.get("caption")
+    key = bool(metadata.get("key"))
+    about = dict(metadata.get(kind) or {})
+    if caption:
+        thing = "Figure" if kind.startswith("image") else "Table"
+        counts[thing] += 1
+        label = f"{thing} {number}.{counts[thing]}."
+        if thing == "Figure":
+            about["caption"] = f"**{label}** {caption}"
+        else:
+            caption = f"<caption><strong>{label}</strong> {html.escape(caption)}</caption>"
+            data = re.sub(r"<table[^>]*>", lambda found: found[0] + caption, data, count=1)
+    about.setdefault("alt", metadata.get("alt", "figure"))
+    output.data = {kind: data} if kind else {}
+    output.metadata = nbformat.NotebookNode({kind or "": about, "key": key})
+    return output
+
+
+def answer_sheet(books: dict, titles: dict):
+    """Each question of the assignment with the first paragraph of its answer, as a notebook."""
+    v4 = nbformat.v4
+    title = v4.new_markdown_cell("# Questions and answers", id="title")
+    sheet = v4.new_notebook(cells=[title])
+    for name, book in books.items():
+        question, found = "", []
+        for cell in book.cells:
+            if cell.cell_type == "markdown" and "> **Question" in cell.source:
+                question = cell.source[cell.source.index("> **Question") :]
+                question = re.split(r"\n(?!>)", question)[0]
+            if question and "answer" in cell.metadata.get("tags", []):
+                answer = cell.source.split("\n\n")[0]
+                found.append(f"{question}\n\n{answer} [In its place]({name}.ipynb#{cell.id})")
+                question = ""
+        if found:
+            text = "\n\n".join([f"## [{titles[name]}]({name}.ipynb)", *found])
+            sheet.cells.append(v4.new_markdown_cell(text, id=name))
+    return sheet
+
+
+def summary_of(book):
+    """What the short report says of a notebook: title, summary cells and key figures."""
+    chosen = nbformat.v4.new_notebook()
+    summaries = [cell for cell in book.cells if "summary" in cell.metadata.get("tags", [])]
+    titles = [cell for cell in book.cells if cell.cell_type == "markdown"][:1]
+    heads = []
+    for cell in titles:
+        source = cell.source if not summaries else cell.source.split("\n\n")[0]
+        heads.append(nbformat.v4.new_markdown_cell(source))
+    texts, figures = [], []
+    for cell in summaries:
+        cell = deepcopy(cell)
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"^#+ .*\n+", "", cell.source)  # "In short": all of this is
+        else:
+            cell.source = ""
+        texts.append(cell)
+    for cell in book.cells:
+        outputs = [out for out in cell.get("outputs", []) if out.get("metadata", {}).get("key")]
+        if outputs:
+            figures.append(nbformat.v4.new_code_cell("", outputs=outputs))
+    chosen.cells = [*heads, *texts, *figures]
+    return chosen
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+def convert(book, name: str, names, form: str, folder: Path, **options) -> str:
+    """A prepared notebook as "html5" (contents and body, apart) or "typst"; pictures to `folder`.
+
+    names : the notebooks that links may lead to; options : metadata for notebook.lua
+    """
+    import pypandoc
+
+    pages = {}
+    for other in names:
+        number = other.split("_")[0]
+        greek = number.replace("a", "α").replace("b", "β")
+        for key in (number, number.lstrip("0"), greek, greek.lstrip("0")):
+            pages[key] = other
+    about = folder / "about.json"
+    about.write_text(json.dumps({"notebook": name, "pages": pages, **options}), encoding="utf-8")
+    arguments = [
+        f"--lua-filter={TEMPLATES / 'notebook.lua'}", f"--metadata-file={about}", "--wrap=none",
+    ]  # fmt: skip
+    if form == "typst":
+        arguments += [f"--extract-media={folder / 'media'}"]
+    else:
+        template = TEMPLATES / "body.html"
+        arguments += ["--mathml", "--toc", "--toc-depth=3", "--standalone"]
+        arguments += [f"--template={template}"]
+    text = nbformat.writes(book)
+    return pypandoc.convert_text(text, form, READER, extra_args=arguments, cworkdir=folder)
+
+
+def _write_pages(out: Path, books: dict, titles: dict, context: dict) -> None:
+    chapters = {**books, "answers": answer_sheet(books, titles)}
+    titles = {**titles, "answers": "Questions and answers"}
+    names = list(chapters)
+    for place, (name, book) in enumerate(chapters.items()):
+        with tempfile.TemporaryDirectory() as folder:
+            both = convert(book, name, books, "html5", Path(folder))
+        contents, body = both.split("<!--body-->")
+        around = {
+            "name": name, "contents": contents, "body": body,
+            "before": names[place - 1] if place else "", "after": (names + [""] * 2)[place + 1],
+        }  # fmt: skip
+        page = _render("page.html", **{**context, "titles": titles, **around})
+        write_text(out / "html" / f"{name}.html", page)
+
+
+# --- PDFs and zip ---------------------------------------------------------------------------------
+
+
+def _write_pdfs(out: Path, books: dict, titles: dict, context: dict, code: bool) -> None:
+    """report.pdf, which is short, and appendix.pdf, which has everything."""
+    chapters = {**books, "answers": answer_sheet(books, titles)}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        full = [_results_chapter(folder, context, short=False)]
+        for name, book in chapters.items():
+            full.append(convert(book, name, books, "typst", folder, code=code))
+        _compile(out / "appendix.pdf", full, folder, context, short=False)
+        for wide in (1300, 1700, 2200, 2800, 9999):  # the figures' share of a line falls
+            short = [_results_chapter(folder, context, short=True)]
+            for name, book in books.items():
+                short.append(convert(summary_of(book), name, books, "typst", folder, wide=wide))
+            pages = _compile(out / "report.pdf", short, folder, context, short=True)
+            if pages <= PAGES:
+                break
+
+
+def _results_chapter(folder: Path, context: dict, short: bool) -> str:
+    import pypandoc
+
+    for i, forest in enumerate(context["forests"]):
+        (folder / f"forest{i}.svg").write_bytes(forest)
+    text = _render("results_pdf.html", short=short, **context)
+    arguments = [f"--lua-filter={TEMPLATES / 'notebook.lua'}", "--wrap=none"]
+    return pypandoc.convert_text(text, "typst", "html", extra_args=arguments)
+
+
+def _compile(target: Path, chapters: list[str], folder: Path, context: dict, short: bool) -> int:
+    """Set chapters as a PDF; returns its number of pages."""
+    import typst
+
+    body = "\n\n".join(chapters).replace("align(center)[#table(", "align(left)[#table(")
+    known = set(re.findall(r"^<([^>\s]+)>$|\] <([^>\s]+)>$", body, re.M))
+    known = {label for pair in known for label in pair}
+    body = re.sub(  # a link that leads nowhere would be an error
+        r"#link\(<([^>]+)>\)\[", lambda m: m[0] if m[1] in known else "#[", body
     )
-    return [_task(str(name), str(where), part) for (name, where), part in table.groupby(["task", "set"], sort=False)]
+    for picture in (folder / "media").glob("*.png"):
+        if picture.stat().st_size > LARGE:  # no difference to see in print
+            Image.open(picture).convert("RGB").save(picture.with_suffix(".jpg"), quality=85)
+            picture.write_bytes(b"")
+    for picture in (folder / "media").glob("*.jpg"):
+        body = body.replace(f"{picture.stem}.png", picture.name)
+    state, corpus = context["state"], context["corpus"]
+    about = {
+        "title": TITLE, "short": short, "corpus": corpus["name"], "sample": corpus["sample"],
+        "author": state.get("author", ""), "course": state.get("course", ""),
+        "date": context["facts"].get("Finished", ""), "headlines": context["headlines"],
+    }  # fmt: skip
+    (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    source = folder / "report.typ"
+    source.write_text((TEMPLATES / "report.typ").read_text("utf-8") + body, encoding="utf-8")
+    pdf = typst.compile(str(source), root=str(folder))
+    with atomic(target) as partial:
+        partial.write_bytes(pdf)
+    counted = typst.query(str(source), "<pages>", field="value", one=True, root=str(folder))
+    return int(json.loads(counted))
 
 
-def _task(name: str, where: str, table: pd.DataFrame) -> dict:
-    metrics = list(table["metric"].unique())
-    for metric, part in table.groupby("metric"):
-        best = part["value"].min() if metric.lower() in LOWER_IS_BETTER else part["value"].max()
-        table.loc[part.index, "best"] = (part["value"] == best) & (len(part) > 1)
-    rows = []
-    for (model, data), part in table.groupby(["model", "input"], sort=False):
-        cells = {row.metric: row for row in part.itertuples()}
-        data = "" if data in ("none", "-") or data in model else data  # most names of models say it
-        baseline = bool(BASELINE.search(model))
-        rows.append({"model": model, "input": data, "n": int(part["n"].max()), "baseline": baseline, "cells": cells})
-    headline = next((metric for metric in HEADLINE if metric in metrics), metrics[0])
-    judged = [row for row in rows if headline in row["cells"]]
-    order = sorted(judged, key=lambda row: row["cells"][headline].value, reverse=headline not in LOWER_IS_BETTER)
-    network = next((row for row in order if not row["baseline"]), None)
-    return {"name": name, "metrics": metrics, "rows": rows, "headline": headline, "best": network or order[0],
-            "set": where, "judged": judged, "forest": _forest(name, headline, judged)}  # fmt: skip
+def write_zip(out: Path, name: str) -> Path:
+    """deliverable.zip: a checkout with the report, in one folder; same bytes for same files."""
+    top = f"music-{name}"
+    files = {}
+    patterns = (
+        "*.html", "*.pdf", "solution.txt", "html/*.html", "notebooks/*.ipynb", "records/*.json",
+    )  # fmt: skip
+    for pattern in patterns:
+        files |= {path.relative_to(out).as_posix(): path for path in out.glob(pattern)}
+    code = [*PROJECT.glob("labhelpers/**/*.*"), *PROJECT.glob("tools/*.py")]
+    readme = PROJECT / "README.md"
+    if readme.is_file():
+        names = ("pyproject.toml", "constraints.txt", "environment.yml", "Makefile", "conftest.py")
+        code += [readme, *(PROJECT / name for name in names), *PROJECT.glob("tests/*.py")]
+        links = re.findall(r"\]\((?!https?:)([^)#\s]+)", readme.read_text(encoding="utf-8"))
+        code += [PROJECT / link for link in links]
+    for path in code:
+        if path.is_file() and path.suffix != ".pyc":
+            files.setdefault(path.relative_to(PROJECT).as_posix(), path)
+    target = out / "deliverable.zip"
+    with atomic(target) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for place, path in sorted(files.items()):
+            entry = zipfile.ZipInfo(f"{top}/{place}")  # dated 1980-01-01
+            content = path.read_bytes()
+            if place == "index.html":  # in the zip, there is none to link to
+                content = content.replace(b'<a href="deliverable.zip">All of it (zip)</a>', b"")
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return target
 
 
-def _forest(task: str, metric: str, rows: list[dict]) -> str:
-    """The headline metric of every model with its interval, as SVG."""
-    from ..plots import plot_forest
+# --- figures --------------------------------------------------------------------------------------
 
-    points = [row["cells"][metric] for row in rows]
-    frame = pd.DataFrame({
-        "label": [f"{row['model']}, {row['input']}" if row["input"] else row["model"] for row in rows],
-        "value": [p.value for p in points], "low": [p.low for p in points], "high": [p.high for p in points],
-    })  # fmt: skip
-    ax = plot_forest(frame, _canvas(5.6, 0.8 + 0.28 * len(rows)), xlabel=f"{measure(metric)}, 95 % interval")
-    return _svg(ax)
+
+def forest(table: results.Table) -> bytes:
+    """The headline metric of a table's models with their intervals, as SVG."""
+    cells = [(row.label, row.cells.get(table.headline)) for row in table.rows]
+    frame = pd.DataFrame([{"label": label, **cell} for label, cell in cells if cell])
+    ax = _canvas(7.0, 0.9 + 0.28 * len(frame))
+    label = f"{results.measure(table.headline)}, 95 % interval"
+    return _svg(plot_forest(frame, ax, xlabel=label))
 
 
 def _curves(records: dict) -> list[dict]:
-    """One dict a trained model: its name and learning curve as SVG."""
-    from ..plots import plot_history
-
-    histories = [(f"{name.split('_')[0]} · {model}", rows) for name, record in records.items()
-                 for model, rows in record.get("histories", {}).items() if rows]  # fmt: skip
-    return [
-        {"model": title, "svg": _svg(plot_history(rows, _canvas(4.8, 3.2), title=title))} for title, rows in histories
-    ]
+    """name and SVG of each training that was validated."""
+    curves = []
+    for name, record in records.items():
+        for model, epochs in record.histories.items():
+            if epochs and "val_loss" in epochs[0]:
+                title = f"{name.split('_')[0]} · {model}"
+                best = best_epoch(epochs, len(epochs))
+                ax = plot_history(epochs, _canvas(4.8, 3.2), title=title, best_epoch=best)
+                curves.append({"title": title, "svg": _svg(ax)})
+    return curves
 
 
 def _canvas(width: float, height: float):
-    from matplotlib.figure import Figure
-
-    from ..plots import use_style
-
     use_style()
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
-def _svg(ax) -> str:
-    """A figure as a data URI, the same for the same content."""
-    import matplotlib
-
+def _svg(ax) -> bytes:
+    """A figure as SVG, the same for the same content."""
     stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "labhelpers"}):
+    with rc_context({"svg.hashsalt": "labhelpers"}):
         ax.figure.savefig(stream, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _entry(name: str, path: Path, executed: dict, state: dict) -> dict:
-    """A notebook's line in the index."""
-    nb = executed.get(name) or nbformat.read(path, 4)
-    titles = [re.search(r"^# *(.+)", cell.source, re.M) for cell in nb.cells if cell.cell_type == "markdown"]
-    title = next((found[1] for found in titles if found), name)
-    page = f"html/{name}.html" if can_set() else f"notebooks/{name}.ipynb"
-    return {
-        "name": name,
-        "title": title,
-        "page": page if name in executed else "",
-        "state": "not run",
-        **state.get(name, {}),
-    }
-
-
-# --- PDF and zip ------------------------------------------------------------------------------------------------------
-
-
-def write_pdf(target: Path, bodies: dict[str, str], context: dict, *, code: bool = False) -> None:
-    """Title page, contents, summary, then every notebook's prose, figures and tables, set by typst."""
-    import pypandoc
-    import typst
-
-    for name, body in bodies.items():
-        if first := re.search(r'<h1 id="([^"]+)"', body):  # where a link to the notebook as a whole leads
-            bodies = bodies | {name: body.replace(f'{first[1]}"', f'{name}"')}
-    document = _render("pdf.html", bodies=bodies, **context)
-    if not code:
-        document = re.sub(r'<details class="code">.*?</details>', "", document, flags=re.S)
-    document = re.sub(r'(<pre class="stdout">)(.*?)(</pre>)', _shorten, document, flags=re.S)
-    document = re.sub(r'<pre class="stdout">Recorded in [^<]*</pre>', "", document)  # often alone on a last page
-    document = re.sub(r"<audio.*?</audio>", "(The sound is in the HTML report.)", document, flags=re.S)
-    document = document.replace('class="sourceCode python"', 'class="python"')
-    document = _relink(document, "pdf")
-    known = set(re.findall(r'\bid="([^"]+)"', document))
-    document = re.sub(
-        r'<a\s[^>]*?href="#([^"]+)"[^>]*>(.*?)</a>', lambda m: m[0] if m[1] in known else m[2], document, flags=re.S
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--standalone", f"--template={TEMPLATES / 'report.typ'}", "--extract-media=media"]
-        setting = pypandoc.convert_text(document, "typst", format="html", extra_args=options, cworkdir=folder)
-        for picture in Path(folder, "media").glob("*.png"):
-            if picture.stat().st_size > LARGE:  # spectrograms: half the size, and no difference to see in print
-                Image.open(picture).convert("RGB").save(picture.with_suffix(".jpg"), quality=88)
-                setting = setting.replace(picture.name, f"{picture.stem}.jpg")
-        source = Path(folder) / "report.typ"
-        source.write_text(setting, encoding="utf-8")
-        partial = target.with_name(f"{target.name}.partial")
-        partial.write_bytes(typst.compile(str(source), root=folder))
-        partial.replace(target)
-
-
-def _shorten(match: re.Match) -> str:
-    """A long printed output as its ends: on paper nobody scrolls."""
-    lines = match[2].splitlines()
-    if len(lines) > 2 * ENDS + 4:
-        lines[ENDS:-ENDS] = [f"… {len(lines) - 2 * ENDS} lines more in the HTML report …"]
-    return match[1] + "\n".join(lines) + match[3]
-
-
-def write_zip(out: Path) -> Path:
-    """deliverable.zip: the report, the executed notebooks and the code; the same bytes for the same files."""
-    files = {}
-    for folder, pattern in (
-        (".", "index.html"),
-        (".", "report.pdf"),
-        ("html", "*.html"),
-        ("notebooks", "*.ipynb"),
-        ("records", "*.json"),
-    ):
-        files |= {path.relative_to(out).as_posix(): path for path in (out / folder).glob(pattern)}
-    checkout = PACKAGE.parent
-    code = [*PACKAGE.glob("*.py"), *TEMPLATES.iterdir()]
-    code += [path for name in ("README.md", "pyproject.toml", "constraints.txt") if (path := checkout / name).is_file()]
-    files |= {f"code/{path.relative_to(checkout).as_posix()}": path for path in code}
-    target = out / "deliverable.zip"
-    partial = target.with_name(f"{target.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, path in sorted(files.items()):
-            archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)  # dated 1980-01-01
-    partial.replace(target)
-    return target
+    return stream.getvalue()

@@ -1,269 +1,318 @@
-"""Run the series of notebooks through papermill, skipping what has not changed, and have `pages` write the report."""
+"""Run the series of notebooks through papermill, skipping what has not changed."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import json
 import logging
 import os
 import platform
 import re
+import shutil
+import signal
 import sys
+import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import nbformat
+import papermill
+from filelock import FileLock, Timeout
+
 from ..corpora.find import find_corpus
 from ..files import write_text
-from ..records import RunError, out_folder
+from ..records import RunError, out_folder, versions
+from .notebooks import (
+    check_parameters,
+    choose,
+    defaults,
+    faults,
+    merged,
+    read_cells,
+    read_series,
+    reads,
+)  # fmt: skip
+from .pages import can_set, duration, load_state, write_report
+from .results import headlines, read_records
 
+log = logging.getLogger("labhelpers")
 SERIES = Path(__file__).parent
 PACKAGE = SERIES.parent
-LOG_EVERY = 60  # seconds between progress lines within one notebook when the output is no terminal
+LOG_EVERY = 60  # seconds between lines on one notebook where the output is no terminal
+KERNEL_START = 600  # seconds that a kernel may take to answer, on a loaded machine
 
 
 def run_series(
-    data=None, out=None, only=None, start=None, parameters=None, fresh=False, code=False, report=True, notebooks=None,
-    say=print,
+    data=None, out=None, *, only=None, start=None, parameters=None, fresh=False, report=True,
+    notebooks=None, author="", course="", code=False,
 ) -> Path:  # fmt: skip
     """Run the notebooks that changed and write the report; returns the path of its index.html.
 
-    data, out : the corpus folder and the report's (default: as `find_corpus` and `out_folder` choose)
-    only : numbers ("00", "09a") or names of the notebooks to run; start : the first to run; both None runs all
-    parameters : name -> value, for the notebooks that have that parameter; text is read as Python where it can be
-    fresh : run unchanged ones too; code : keep the code in the PDF; report : write the pages, the PDF and the zip;
-    notebooks : their folder
-    Raises RunError for an unknown notebook or parameter, an ill-typed value, and a notebook that fails.
+    data, out : corpus and report folder (default: as `find_corpus` and `out_folder` choose)
+    only : numbers ("00", "9a") or names of the notebooks to run; start : the first to run
+    parameters : name -> value, for the notebooks that have that parameter; text is read as Python
+    fresh : run unchanged ones too; report : write pages, PDFs and zip; notebooks : their folder
+    author, course : for the hand-in; code : keep the code in the full PDF
+    Raises RunError for an unknown notebook or parameter, a wrong value, and a failing notebook.
     """
     series = read_series(Path(notebooks) if notebooks else PACKAGE.parent / "notebooks")
     chosen = choose(series, only, start)
     given = check_parameters({name: series[name] for name in chosen}, parameters or {})
     data = data or os.environ.get("LABHELPERS_DATA")
     corpus = find_corpus(data)
-    given |= {"DATA": str(corpus.root)} if data else {}
-    given |= {"OUT": str(Path(out).expanduser().resolve())} if out else {}
+    if data:
+        given["DATA"] = str(corpus.root)
+    if out:
+        given["OUT"] = str(Path(out).expanduser().resolve())
     out = out_folder(corpus, out)
-    state = {"notebooks": {}, **_load(out / "run.json")}
-    try:
-        for name in chosen:
-            _run_if_changed(name, series, given, corpus, out, state, fresh, say)
-    except RunError:
+    with _alone_in(out):
+        state = load_state(out)
+        state["corpus"] = {
+            "name": corpus.name, "sample": corpus.is_sample, "root": str(corpus.root),
+            "counts": corpus.describe().to_dict("records"),
+        }  # fmt: skip
+        _sign(state, author, course)
+        try:
+            _run_all(chosen, series, given, corpus, out, state, fresh)
+        except RunError:
+            if report:
+                try:
+                    _write(series, out, state, code)
+                except Exception as error:  # it must not hide what stopped the run
+                    log.warning("The report could not be written either: %s", error)
+            raise
         if report:
-            _write(series, corpus, out, state, code, say)  # what was done so far
-        raise
-    return _write(series, corpus, out, state, code, say) if report else out / "index.html"
+            _write(series, out, state, code)
+    return _told(out)
 
 
-def _write(series, corpus, out: Path, state: dict, code: bool, say) -> Path:
-    """The report on what lies in `out`, made again only when something in it has changed; returns its index."""
-    files = [path for folder in ("notebooks", "records") for path in sorted((out / folder).glob("*.[ij]*"))]
-    files += [*sorted(PACKAGE.rglob("*.py")), *sorted((SERIES / "templates").iterdir())]
-    key = _hash(code, state["notebooks"], list(series), [(path.name, path.read_bytes()) for path in files])
-    results = [out / name for name in ("index.html", "deliverable.zip", "report.pdf")][: 3 if can_set() else 2]
-    if state.get("report") != key or not all(path.is_file() for path in results):
-        from .pages import write_report
+def rewrite_report(out: Path, *, author="", course="", code=False) -> Path:
+    """Write pages, PDFs and zip again from what a run left in `out`; returns its index.html.
 
-        missing = "" if can_set() else " (no pages and PDF: pip install pypandoc_binary typst)"
-        say(f"Writing the report{missing} …")
-        write_report(series, corpus, out, state["notebooks"], code=code)
-        _save(state | {"report": key}, out)
-    return results[0]
-
-
-# --- which notebooks, with which parameters ---------------------------------------------------------------------------
-
-
-def read_series(folder: Path) -> dict[str, Path]:
-    """Name -> path of the numbered notebooks, in order. Raises RunError when there is none."""
-    series = {path.stem: path.resolve() for path in sorted(folder.glob("[0-9]*_*.ipynb"))}
-    if not series:
-        raise RunError(f"{folder}: no numbered notebooks; run from a checkout, or name their folder")
-    return series
+    Neither corpus nor models are needed: `out` may come from Kaggle. Raises RunError.
+    """
+    out = Path(out).expanduser().resolve()
+    folder = PACKAGE.parent / "notebooks"
+    series = read_series(folder) if folder.is_dir() else {}
+    if not any((out / "records").glob("*.json")):
+        raise RunError(f"{out}: no records; name a report folder, as in reports/sample")
+    with _alone_in(out):
+        state = load_state(out)
+        _sign(state, author, course)
+        write_report(out, series, state, code=code)
+        _save({**state, "report": ""}, out)
+    return _told(out)
 
 
-def choose(series: dict[str, Path], only=None, start=None) -> list[str]:
-    """Names to run, in order. `only`: names or numbers, a list or text with commas. Raises RunError."""
-
-    def find(key):
-        found = [name for name in series if key in (name, name.split("_")[0], series[name].name)]
-        if not found:
-            raise RunError(f"no notebook {key!r}; there are {', '.join(series)}")
-        return found[0]
-
-    wanted = only.split(",") if isinstance(only, str) else only
-    names = [name for name in series if name in {find(key.strip()) for key in wanted}] if wanted else list(series)
-    return [name for name in names if list(series).index(name) >= list(series).index(find(start))] if start else names
+def _sign(state: dict, author: str, course: str) -> None:
+    """Put name and course on a report; without new ones those of the last time stay."""
+    for key, value in (("author", author), ("course", course)):
+        state[key] = value or state.get(key, "")
 
 
-def defaults(path: Path) -> dict:
-    """Name -> default of the cell tagged `parameters`."""
-    for cell in _cells(path):
-        if "parameters" in cell["metadata"].get("tags", []):
-            assigned = [node for node in ast.parse(cell["source"]).body if isinstance(node, ast.Assign)]
-            return {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
-    return {}
+def _told(out: Path) -> Path:
+    for sentence in headlines(read_records(out)):
+        log.info(sentence)
+    return out / "index.html"
 
 
-def _cells(path: Path) -> list[dict]:
-    """A notebook's cells, each with its source as one text. By hand: importing nbformat takes 2 s. Raises RunError."""
+@contextmanager
+def _alone_in(out: Path):
+    """Hold the report folder, which two runs at a time would spoil. Raises RunError."""
+    lock = FileLock(out / "records" / ".lock", timeout=0)
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: not a notebook in format 4 ({error})") from None
-    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
-
-
-def check_parameters(chosen: dict[str, Path], parameters: dict) -> dict:
-    """The parameters with text turned into values, checked against the notebooks' defaults. Raises RunError."""
-    known = {name: defaults(path) for name, path in chosen.items()}
-    checked = {}
-    for key, value in parameters.items():
-        having = {name: values[key] for name, values in known.items() if key in values}
-        if not having:
-            names = sorted({key for values in known.values() for key in values})
-            raise RunError(f"no chosen notebook has a parameter {key}; known: {', '.join(names) or 'none'}")
-        for name, default in having.items():
-            checked[key] = _typed(value, default)
-            if not _fits(checked[key], default):
-                raise RunError(f"{key} = {value!r} is no {type(default).__name__}; {name} has {key} = {default!r}")
-    return checked
-
-
-def _typed(value, default):
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{out}: another report is being written there; wait for it, or name another --out"
+        ) from None
     try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-
-
-def _fits(value, default) -> bool:
-    if default is None or isinstance(value, bool) or isinstance(default, bool):
-        return default is None or type(value) is type(default)
-    alike = {float: (int, float), tuple: (tuple, list), list: (tuple, list)}
-    return isinstance(value, alike.get(type(default), type(default)))
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
-
-
-def _run_if_changed(name, series, given, corpus, out, state, fresh, say):
-    """Run one notebook unless nothing it depends on has changed; keeps `run.json` up to date."""
-    path, target = series[name], out / "notebooks" / f"{name}.ipynb"
-    own = {key: value for key, value in given.items() if key in defaults(path)}
-    key, before = _key(path, series, own, corpus, out), state["notebooks"].get(name, {})
-    unchanged = before.get("key") == key and before.get("record") == _record(out, name) and target.is_file()
-    if unchanged and before.get("state") == "done" and not fresh:
-        say(f"{name}: unchanged, kept ({duration(before['seconds'])} when it ran)")
-        return
-    begun = time.perf_counter()
-    entry = {
-        "state": "failed",
-        "date": f"{datetime.now():%Y-%m-%d %H:%M}",
-        "device": _device(own.get("DEVICE", "auto")),
-    }
-    state["notebooks"][name] = entry
-    _save(state, out)  # first, so that an interrupted run is not taken for a finished one
-    try:
-        cells = _execute(path, target, own, _Progress(name, before.get("seconds"), say))
-        entry.update(key=key, record=_record(out, name), state="done")
+        yield
     finally:
-        entry["seconds"] = round(time.perf_counter() - begun, 1)
-        _save(state, out)
-    _Progress(name, None, say).end(f"{name}: {cells} cells in {duration(entry['seconds'])}")
+        lock.release()
+
+
+def _write(series: dict[str, Path], out: Path, state: dict, code: bool) -> None:
+    """Write the report on what lies in `out`, unless nothing in it has changed."""
+    files = [*(out / "notebooks").glob("*.ipynb"), *(out / "records").glob("*.json")]
+    files += [*PACKAGE.rglob("*.py"), *(SERIES / "templates").iterdir()]
+    contents = [(path.name, path.read_bytes()) for path in sorted(files)]
+    key = _hash(code, {**state, "report": ""}, list(series), contents)
+    results = ["index.html", "deliverable.zip"]
+    if can_set():
+        results += ["report.pdf", "appendix.pdf"]
+    if state.get("report") == key and all((out / name).is_file() for name in results):
+        return
+    missing = "" if can_set() else " (no pages and PDF: pip install pypandoc_binary typst)"
+    log.info("Writing the report%s …", missing)
+    write_report(out, series, state, code=code)
+    state["report"] = key
+    _save(state, out)
+
+
+# --- what has changed -----------------------------------------------------------------------------
+
+
+def _unchanged(name: str, series, own: dict, corpus, out: Path, state: dict) -> bool:
+    """Whether the last run of a notebook was on all that it depends on now, and is still there."""
+    before = state["notebooks"].get(name, {})
+    return (
+        before.get("state") == "done"
+        and before.get("key") == _key(series[name], series, own, corpus, out)
+        and before.get("record") == _record(out, name)
+        and (out / "notebooks" / f"{name}.ipynb").is_file()
+    )
 
 
 def _key(path: Path, series, own: dict, corpus, out: Path) -> str:
     """Hash of all that a notebook's outputs follow from."""
-    source = [(cell["cell_type"], cell["source"]) for cell in _cells(path)]
-    # A notebook reads the record of another by its quoted name.
-    code = "\n".join(text for kind, text in source if kind == "code")
-    others = [name for name in series if name != path.stem and re.search(f"[\"']{name}[\"']", code)]
-    upstream = [(name, _record(out, name)) for name in others]
-    return _hash(source, _package(), own, corpus.fingerprint, upstream)
+    source = [(cell["cell_type"], cell["source"]) for cell in read_cells(path)]
+    upstream = [(name, _record(out, name)) for name in reads(path, series)]
+    return _hash(source, _package(), own, corpus.fingerprint, upstream, versions())
 
 
 def _package() -> str:
     """State of the modules that a notebook may use."""
     files = [*PACKAGE.glob("*.py"), *(PACKAGE / "corpora").glob("*.py")]
-    return _hash([(path.name, path.read_text()) for path in sorted(files)])
+    return _hash([(path.name, path.read_text(encoding="utf-8")) for path in sorted(files)])
 
 
 def _record(out: Path, name: str) -> str:
     """State of a notebook's record: the JSON's content, the checkpoints' names and sizes."""
-    files = sorted((out / "records").glob(f"{name}.*"))
-    return _hash([(f.name, f.read_text() if f.suffix == ".json" else f.stat().st_size) for f in files])
+    files = []
+    for path in sorted((out / "records").glob(f"{name}.*")):
+        content = path.read_bytes() if path.suffix == ".json" else path.stat().st_size
+        files.append((path.name, content))
+    return _hash(files)
 
 
-def merged(outputs: list) -> list:
-    """Outputs in which the pieces of one printed text, as the kernel happened to send them, are one piece."""
-    result: list = []
-    for output in outputs:
-        if output.output_type == "stream" and result and result[-1].get("name") == output.name:
-            result[-1].text += output.text
-        else:
-            result.append(output)
-    return result
+def _hash(*parts) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _execute(path: Path, target: Path, own: dict, progress: _Progress) -> int:
-    """Run one notebook in its own folder; returns the number of cells. Raises RunError, KeyboardInterrupt."""
-    import nbformat
-    import papermill
-    from papermill.engines import NBClientEngine, papermill_engines
+def _save(state: dict, out: Path) -> None:
+    write_text(out / "run.json", json.dumps(state, indent=1))
 
-    class Told(NBClientEngine):
-        """papermill's own engine, telling which cell begins."""
 
-        @classmethod
-        def execute_managed_notebook(cls, nb_man, *args, **kwargs):
-            begin = nb_man.cell_start
+# --- running --------------------------------------------------------------------------------------
 
-            def cell_start(cell, cell_index=None, **more):
-                progress.cell(nb_man.nb, cell_index)
-                begin(cell, cell_index, **more)
 
-            nb_man.cell_start = cell_start
-            return super().execute_managed_notebook(nb_man, *args, **kwargs)
+def _run_all(chosen, series, given: dict, corpus, out: Path, state: dict, fresh: bool) -> None:
+    """Run those of the chosen notebooks that changed; keeps `run.json` up to date."""
+    owned = {}
+    for name in chosen:
+        known = defaults(series[name])
+        owned[name] = {key: value for key, value in given.items() if key in known}
+    stale: list[str] = []
+    for name in chosen:
+        again = fresh or not _unchanged(name, series, owned[name], corpus, out, state)
+        if again or set(reads(series[name], series)) & set(stale):
+            stale.append(name)
+    seconds = {name: state["notebooks"].get(name, {}).get("seconds") for name in stale}
+    progress = Progress(seconds)
+    for name in chosen:
+        # Once more: what it reads may have come out as it was.
+        if not fresh and _unchanged(name, series, owned[name], corpus, out, state):
+            progress.skip(name)
+            took = state["notebooks"][name].get("seconds", 0)
+            log.info("%s: unchanged, kept (%s when it ran)", name, duration(took))
+            continue
+        _run_one(name, series, owned[name], corpus, out, state, progress)
 
-    papermill_engines.register("told", Told)
+
+def _run_one(name, series, own: dict, corpus, out: Path, state: dict, progress: Progress) -> None:
+    path, target = series[name], out / "notebooks" / f"{name}.ipynb"
+    entry = {
+        "state": "failed",
+        "date": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "device": _device(own.get("DEVICE", "auto")),
+    }
+    key = _key(path, series, own, corpus, out)
+    state["notebooks"][name] = entry
+    _save(state, out)  # first, so that an interrupted run is not taken for a finished one
+    begun = time.perf_counter()
+    try:
+        with progress.running(name):
+            nb = _execute(path, target, own, progress)
+        entry.update(key=key, record=_record(out, name), state="done")
+    finally:
+        entry["seconds"] = round(time.perf_counter() - begun, 1)
+        _save(state, out)
+    log.info("%s: %d cells in %s", name, len(nb.cells), duration(entry["seconds"]))
+    for fault in faults(nb):
+        log.warning("%s, %s", name, fault)
+
+
+def _execute(path: Path, target: Path, own: dict, progress: Progress):
+    """Run one notebook in its own folder and keep it; returns it. Raises RunError."""
+    with tempfile.TemporaryDirectory() as folder:
+        running = Path(folder, path.name)  # papermill writes in place: a kill would leave half
+        problem = None
+        try:
+            with _kernel_environment():
+                papermill.execute_notebook(
+                    path, running, own, cwd=path.parent, kernel_name="python3", language="python",
+                    progress_bar=False, start_timeout=KERNEL_START, on_cell_start=progress.cell,
+                    # Kernels listen on this machine alone: no word on unencrypted channels.
+                    extra_arguments=["--log-level=CRITICAL"],
+                )  # fmt: skip
+        except papermill.PapermillExecutionError as error:
+            if error.ename == "KeyboardInterrupt":
+                raise KeyboardInterrupt from None
+            failed = f"cell In [{error.exec_count}] failed with {error.ename}: {error.evalue}"
+            problem = f"{path.stem}, {failed}"
+        except Exception as error:  # a dead kernel, a full disk: whatever it is, say where
+            problem = f"{path.stem} stopped with {type(error).__name__}: {error}"
+        kept = _keep(running, target, problem)
+    if problem:
+        raise RunError(f"{problem}\nIts output so far: {target}" if kept else problem)
+    unrun = [fault for fault in faults(kept) if "did not run" in fault]
+    if unrun:  # sys.exit() in a cell passes for success
+        raise RunError(f"{path.stem} ended early: {unrun[0]}, nor what follows\nSee {target}")
+    return kept
+
+
+def _keep(running: Path, target: Path, problem: str | None):
+    """Move what papermill left to its place, without times and paths of this run."""
+    try:
+        nb = nbformat.read(running, 4)
+        nb.metadata.pop("papermill", None)
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                cell.outputs = merged(cell.outputs)
+            for key in ("papermill", "execution"):
+                cell.metadata.pop(key, None)
+        write_text(target, nbformat.writes(nb) + "\n")
+        return nb
+    except (OSError, ValueError) as error:
+        if problem is None:
+            raise
+        log.warning("What %s did until then is lost: %s", running.stem, error)
+        return None
+
+
+@contextmanager
+def _kernel_environment():
+    """What a kernel inherits; and SIGTERM ends it with us, instead of leaving it to itself."""
+    before = dict(os.environ)
     os.environ.pop("MPLBACKEND", None)  # the kernel's inline backend, or there are no figures
     os.environ.setdefault("PYTHONHASHSEED", "0")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    # Set outside, "error" would kill a kernel at its start. Where ipywidgets is not installed, a
+    # progress bar that nobody sees warns in red of its absence.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) if main else None
     try:
-        # Kernels listen on this machine only, so their warnings of unencrypted channels are dropped.
-        quiet = {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
-        python = {"kernel_name": "python3", "language": "python"}
-        with progress.listening():
-            nb = papermill.execute_notebook(
-                path, target, own, engine_name="told", cwd=path.parent, log_output=True, **python, **quiet
-            )
-    except papermill.PapermillExecutionError as error:
-        if error.ename == "KeyboardInterrupt":
-            raise KeyboardInterrupt from None
-        said = f"{path.stem}, cell In [{error.exec_count}] failed with {error.ename}: {error.evalue}"
-        raise RunError(f"{said}\nIts output so far: {target}") from None
-    except Exception as error:  # a dead kernel, a full disk: whatever it is, say where
-        said = f"{path.stem} stopped with {type(error).__name__}: {error}"
-        raise RunError(f"{said}\nIts output so far: {target}") from error
-    unrun = [
-        i for i, cell in enumerate(nb.cells, 1) if cell.cell_type == "code" and cell.source and not cell.execution_count
-    ]
-    if unrun:  # sys.exit() in a cell passes for success
-        raise RunError(f"{path.stem} ended early: cell {unrun[0]} did not run, nor what follows\nIts output: {target}")
-    nb.metadata.pop("papermill", None)
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.outputs = merged(cell.outputs)
-        for key in ("papermill", "execution"):  # times and paths of this run
-            cell.metadata.pop(key, None)
-    write_text(target, nbformat.writes(nb))
-    return len(nb.cells)
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _device(name: str) -> str:
@@ -281,85 +330,62 @@ def _device(name: str) -> str:
     return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-class _Progress:
-    """Which cell runs and what it printed last: one line rewritten on a terminal, a line a minute in a log."""
+class Progress:
+    """What is running: a line that ticks each second on a terminal, else a line a minute.
 
-    def __init__(self, name: str, expected: float | None, say):
-        self.name, self.say = name, say
-        self.live = say is print and sys.stdout.isatty()
-        self.begun = self.told = time.perf_counter()
-        self.expected = f", {duration(expected)} last time" if expected else ""
-        self.place = ("", "")
+    seconds : name -> seconds of its last run or None, of the notebooks that are to run
+    """
 
-    def cell(self, nb, index: int):
-        prose = "\n".join(cell.source for cell in nb.cells[: index + 1] if cell.cell_type == "markdown")
-        heading = ([""] + re.findall(r"^#+ *(.+)", prose, re.M))[-1]
-        self.place = f"cell {index + 1} of {len(nb.cells)}", heading
-        self._tell(first=index == 0)
+    def __init__(self, seconds: dict[str, float | None]):
+        self.left, self.total = dict(seconds), len(seconds)
+        self.live = sys.stdout.isatty()
+        self.place = ""
 
-    def printed(self, text: str):
-        """What the cell under way has just printed."""
-        last = re.split(r"[\r\n]+", text.strip())[-1]
-        if last and not last.startswith("<"):  # "<Figure size …>" is no news
-            self._tell(last)
-
-    def _tell(self, printed: str = "", first: bool = False):
-        now = time.perf_counter()
-        cell, heading = self.place
-        text = f"{self.name}: {cell} ({duration(now - self.begun)}{self.expected})  {heading}"
-        text += f" · {' '.join(printed.split())}" if printed else ""
-        if self.live:
-            print(f"\r\033[K{text[: os.get_terminal_size().columns - 1]}", end="", flush=True)
-        elif first or now - self.told > LOG_EVERY:
-            self.say(text)
-            self.told = now
+    def skip(self, name: str) -> None:
+        if name in self.left:
+            del self.left[name]
+            self.total -= 1
 
     @contextmanager
-    def listening(self):
-        """Hear what cells print: papermill, with log_output, logs it."""
-
-        class Heard(logging.Handler):
-            def emit(_, record):
-                if record.funcName == "log_output_message":
-                    self.printed(record.getMessage())
-
-        log, handler = logging.getLogger("papermill"), Heard()
-        level, propagate = log.level, log.propagate
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False  # papermill's own words stay out of the terminal
+    def running(self, name: str):
+        """Tell of a notebook until its end."""
+        self.place, begun, done = "", time.perf_counter(), threading.Event()
+        ticking = threading.Thread(target=self._tick, args=(name, begun, done), daemon=True)
+        ticking.start()
         try:
             yield
         finally:
-            log.removeHandler(handler)
-            log.setLevel(level)
-            log.propagate = propagate
+            done.set()
+            ticking.join()
+            self.left.pop(name, None)
+            if self.live:
+                print("\r\033[K", end="", flush=True)
 
-    def end(self, text: str):
-        self.say(f"\r\033[K{text}" if self.live else text)
+    def cell(self, cell, cell_index: int, **_) -> None:
+        """papermill's word that a cell begins."""
+        heading = re.search(r"^#+ *(.+)", cell.source, re.M)
+        if cell.cell_type == "markdown" and heading:
+            self.place = heading[1]
 
+    def line(self, name: str, passed: float) -> str:
+        """As in "05_lstm, notebook 3 of 12 · 1 min 4 s, about 6 min left · 5α. LSTM on mel"."""
+        number = self.total - len(self.left) + 1
+        text = f"{name}, notebook {number} of {self.total} · {duration(passed)}"
+        if None not in self.left.values():
+            expected = max(self.left[name] - passed, 0)
+            others = sum(self.left.values()) - self.left[name]
+            text += f", about {duration(expected + others)} left"
+        return f"{text} · {self.place}" if self.place else text
 
-def duration(seconds: float) -> str:
-    """As in "42 s" or "3 min 20 s"."""
-    return f"{seconds:.0f} s" if seconds < 59.5 else "{} min {} s".format(*divmod(round(seconds), 60))
-
-
-def can_set() -> bool:
-    """Whether pandoc and typst, which set pages and PDF, are installed; Kaggle's image lacks them."""
-    return all(importlib.util.find_spec(name) for name in ("pypandoc", "typst"))
-
-
-def _hash(*parts) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _load(path: Path) -> dict:
-    """The state of the last run; a missing or damaged file only means that everything runs again."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _save(state: dict, out: Path):
-    write_text(out / "run.json", json.dumps(state, indent=1))
+    def _tick(self, name: str, begun: float, done: threading.Event) -> None:
+        told = None
+        while not done.is_set():
+            now = time.perf_counter()
+            text = self.line(name, now - begun)
+            if self.live:
+                width = shutil.get_terminal_size().columns - 1
+                print(f"\r\033[K{text[:width]}", end="", flush=True)
+            elif told is None or now - told >= LOG_EVERY:
+                log.info(text)
+                told = now
+            done.wait(1)
