@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 
 import librosa.display
 import matplotlib.pyplot as plt
@@ -39,6 +40,8 @@ def use_style() -> None:
         "image.cmap": SHARE_MAP,
     })  # fmt: skip
     pd.set_option("display.precision", 3)
+    # tqdm, which librosa imports, asks for ipywidgets in red; nothing here draws its bars.
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 # --- showing --------------------------------------------------------------------------------------
