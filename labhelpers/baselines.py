@@ -7,6 +7,7 @@ tonality, chords, timbre (MFCC). A support vector machine sees each block with t
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import librosa
@@ -14,9 +15,9 @@ import numpy as np
 from joblib import Parallel, delayed
 from scipy.signal import stft
 from scipy.stats import skew
-from sklearn.compose import ColumnTransformer
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, SVR
 
 from .audio import FRAME_RATE
@@ -36,6 +37,7 @@ HARMONIES = {
 }  # fmt: skip
 MODULATIONS = np.geomspace(0.3, 16, 11)  # Hz, edges: from a phrase to a drum roll
 CHORD_WINDOWS = (11, 43, 172)  # frames: 1/4, 1 and 4 s
+BOUND = 3.0  # deviations that a descriptor may count to lie from its mean
 BLOCKS = ("rows", "modulation", "rhythm", "tonality", "chords", "timbre")
 
 
@@ -93,17 +95,13 @@ class DescriptorMachine:
         self.machines = [self._machine().fit(rows, column) for column in columns]
 
     def _machine(self):
-        begin, parts, weights = 0, [], {}
-        for name, block in self.blocks.items():
-            end = begin + block.shape[1]
-            parts.append((name, StandardScaler(), slice(begin, end)))
-            weights[name] = block.shape[1] ** -0.5  # each block weighs the same in a distance
-            begin = end
-        weighted = ColumnTransformer(parts, transformer_weights=weights)
-        gamma = 1 / len(parts)
+        sizes = [block.shape[1] for block in self.blocks.values()]
+        kernel = partial(likeness, ends=np.cumsum(sizes)[:-1])
+        # An outlier in one number must not make a clip unlike all others.
+        bounded = FunctionTransformer(np.clip, kw_args={"a_min": -BOUND, "a_max": BOUND})
         if self.classes:
-            return make_pipeline(weighted, SVC(C=3, gamma=gamma))
-        return make_pipeline(weighted, SVR(C=0.3, epsilon=0.03, gamma=gamma))
+            return make_pipeline(StandardScaler(), bounded, SVC(C=3, kernel=kernel))
+        return make_pipeline(StandardScaler(), bounded, SVR(C=0.3, epsilon=0.03, kernel=kernel))
 
     def predict(self, blocks: dict[str, np.ndarray]) -> np.ndarray:
         """One-hot decisions (N, n_classes) for genre, values (N, k) from 0 to 1 for affect."""
@@ -129,6 +127,16 @@ class DescriptorMachine:
                 f"{path}: not a descriptor machine ({type(error).__name__}); "
                 "run the notebook that its name begins with again"
             ) from error
+
+
+def likeness(a: np.ndarray, b: np.ndarray, ends) -> np.ndarray:
+    """How alike clips are, (N, d) and (M, d) -> (N, M): the mean over blocks that end at `ends`.
+
+    A block's likeness is a Gaussian of its mean squared difference, so each block counts the same,
+    and clips that agree in one block alone are still a little alike.
+    """
+    pairs = zip(np.split(a, ends, axis=1), np.split(b, ends, axis=1), strict=True)
+    return np.mean([rbf_kernel(ours, theirs) for ours, theirs in pairs], axis=0)
 
 
 def join(blocks: dict[str, np.ndarray]) -> np.ndarray:

@@ -271,3 +271,17 @@ def result_rows(
     return [
         where | {"metric": metric} | asdict(estimate) for metric, estimate in estimates.items()
     ]
+
+
+def affect_rows(
+    model: str, input: str, test_set: str, found: dict[str, Estimate], baseline: bool = False
+) -> list[dict]:
+    """Rows for `save_run` of what `spearman` found: each axis, and their mean as task "affect".
+
+    Notebooks: 08 to 10.
+    """
+    rows = []
+    for axis, estimate in found.items():
+        task, metric = ("affect", "mean_spearman") if axis == "mean" else (axis, "spearman")
+        rows += result_rows(model, task, input, test_set, baseline, **{metric: estimate})
+    return rows

@@ -16,6 +16,7 @@ from labhelpers.metrics import (
     Difference,
     Estimate,
     accuracy,
+    affect_rows,
     bootstrap,
     classification,
     compare,
@@ -270,6 +271,15 @@ def test_results_for_records():
     assert other["metric"] == "macro_f1" and set(row) == RESULT_FIELDS
     (row,) = result_rows("SVM", "genre", "mel", "test", baseline=True, accuracy=estimate)
     assert row["baseline"] is True
+
+
+def test_results_of_the_affect_axes(rng):
+    y = rng.random((30, 3))
+    rows = affect_rows("CNN mel", "mel", "held-out", spearman(y, [y, y], AXES))
+    assert [(row["task"], row["metric"]) for row in rows] == [
+        *((axis, "spearman") for axis in AXES), ("affect", "mean_spearman"),
+    ]  # fmt: skip
+    assert all(set(row) == RESULT_FIELDS and row["seeds"] == 2 for row in rows)
 
 
 def test_every_interval_can_be_drawn_by_groups():
