@@ -29,7 +29,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[lab,test,kaggle,dask]'
-	$(BIN)/python -c "from labhelpers.corpora.extract import fill_numba_cache; fill_numba_cache()"
+	$(BIN)/python -c "from labhelpers.corpora.write import fill_numba_cache; fill_numba_cache()"
 	touch $@
 
 report: setup

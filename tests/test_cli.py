@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labhelpers.corpora import extract as features
 from labhelpers.corpora.layout import CorpusError
 from labhelpers.records import RunError
 from labhelpers.series import cli
+from labhelpers.series import extract as features
 from labhelpers.series import run as report
 
 

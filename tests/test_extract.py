@@ -9,13 +9,22 @@ from pathlib import Path
 
 import librosa
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
-from labhelpers.audio import AudioError, beat_sync, extract, split_mel_chroma
-from labhelpers.corpora import extract as features
-from labhelpers.corpora.extract import Summary, extract_folder, safe_id
+from labhelpers.audio import (
+    AudioError,
+    beat_sync,
+    extract,
+    load_audio,
+    percussive,
+    split_mel_chroma,
+)
+from labhelpers.corpora import write
 from labhelpers.corpora.layout import Corpus, CorpusError, load_array
+from labhelpers.series.extract import Summary, extract_folder, safe_id, with_ids, with_split
+from labhelpers.series.music import read_music
 
 MUSIC = Path(__file__).parents[2] / "shared" / "data"
 
@@ -25,7 +34,9 @@ def tone(seconds=1.5, rate=22050, pitch=220.0, seed=0):
     t = np.arange(int(seconds * rate)) / rate
     chord = sum(np.sin(2 * np.pi * pitch * ratio * t) for ratio in (1, 1.25, 1.5))
     noise = np.random.default_rng(seed).standard_normal(len(t))
-    return (0.1 * chord + 0.3 * noise * np.exp(-(t % 0.5) / 0.02) + 0.001 * noise).astype(np.float32)
+    return (0.1 * chord + 0.3 * noise * np.exp(-(t % 0.5) / 0.02) + 0.001 * noise).astype(
+        np.float32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +45,9 @@ def music(tmp_path_factory):
     root = tmp_path_factory.mktemp("music")
     for number, genre in enumerate(["Blues", "Ρεμπέτικο"] * 3):
         (root / genre).mkdir(exist_ok=True)
-        soundfile.write(root / genre / f"song {number}.wav", tone(0.6, pitch=110 * (1 + number)), 22050)
+        soundfile.write(
+            root / genre / f"song {number}.wav", tone(0.6, pitch=110 * (1 + number)), 22050
+        )
     (root / "Rock").mkdir()
     (root / "Rock" / "broken.mp3").write_bytes(b"not audio at all" * 40)
     return root
@@ -55,14 +68,33 @@ def test_extract_is_what_librosa_gives():
     assert len(beats) > 3 and full.dtype == synced.dtype == np.float32
     by_beat = librosa.util.sync(power, beats, aggregate=np.median)
     np.testing.assert_allclose(synced[:128], librosa.power_to_db(by_beat, ref=np.max), atol=1e-3)
-    np.testing.assert_allclose(synced[128:], librosa.util.sync(chroma, beats, aggregate=np.median), atol=1e-5)
+    np.testing.assert_allclose(
+        synced[128:], librosa.util.sync(chroma, beats, aggregate=np.median), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.3, 7])
+def test_percussive_is_librosas_to_the_last_bit(seconds):
+    y = tone(seconds)
+    np.testing.assert_array_equal(percussive(y), librosa.effects.percussive(y))
+
+
+def test_shared_transforms_change_no_bit():
+    y = tone(3, pitch=225)
+    full, _ = extract(y, beats=False)
+    power = librosa.feature.melspectrogram(y=y, sr=22050, n_fft=2048, hop_length=512, n_mels=128)
+    np.testing.assert_array_equal(full[:128], librosa.power_to_db(power, ref=np.max))
+    chroma = librosa.feature.chroma_cqt(y=y, sr=22050, hop_length=512)
+    np.testing.assert_array_equal(full[128:], chroma)
 
 
 def test_beat_sync_takes_medians_and_keeps_the_ends():
     S = np.array([[1.0, 3, 2, 10, 20, 30, 7]])
     np.testing.assert_array_equal(beat_sync(S, np.array([3, 6])), [[2, 20, 7]])
     np.testing.assert_array_equal(beat_sync(S, np.array([0, 3])), [[2, 15]])
-    np.testing.assert_array_equal(beat_sync(S, np.array([], dtype=int)), [[7]])  # no beat found: one column
+    np.testing.assert_array_equal(
+        beat_sync(S, np.array([], dtype=int)), [[7]]
+    )  # no beat found: one column
 
 
 @pytest.mark.parametrize(
@@ -83,9 +115,16 @@ def test_given_samples_may_be_integer_stereo_or_read_only():
     y = tone()
     expected, _ = extract(y, beats=False)
     y.flags.writeable = False
-    for samples in (y, (y * 32767).astype(np.int16), np.round(y * 127 + 128).astype(np.uint8), np.stack([y, y])):
+    for samples in (
+        y,
+        (y * 32767).astype(np.int16),
+        np.round(y * 127 + 128).astype(np.uint8),
+        np.stack([y, y]),
+    ):
         full, _ = extract(samples, beats=False)
-        audible = expected[:128] > (-20 if samples.dtype == np.uint8 else -40)  # above the rounding noise
+        audible = expected[:128] > (
+            -20 if samples.dtype == np.uint8 else -40
+        )  # above the rounding noise
         assert np.abs(full[:128] - expected[:128])[audible].mean() < 0.5
     longer, _ = extract(y, sr=11025, beats=False)
     assert longer.shape[1] == pytest.approx(2 * expected.shape[1], abs=2)
@@ -98,7 +137,7 @@ def test_given_samples_may_be_integer_stereo_or_read_only():
         (b"RIFF and then nothing of the kind" * 9, "not readable as audio"),
         (np.zeros(22050), "silent"),
         (tone(0.05), "less than a frame"),
-        (np.zeros(0), "less than a frame"),
+        (np.zeros(0), "no audio in it"),
         (np.where(np.arange(22050) == 9000, np.nan, tone(1)), "NaN"),
         (None, "no such file"),
     ],
@@ -117,18 +156,26 @@ def test_bad_audio_gets_a_sentence(tmp_path, content, says):
 def test_only_the_middle_of_a_long_file(tmp_path):
     quiet = 0.01 * tone(1)
     soundfile.write(tmp_path / "long.wav", np.concatenate([quiet, tone(1), quiet]), 22050)
-    y = features.load_audio(tmp_path / "long.wav", seconds=1)
+    y = load_audio(tmp_path / "long.wav", seconds=1)
     np.testing.assert_allclose(y, tone(1), atol=1e-4)
 
 
-@pytest.mark.skipif(not MUSIC.is_dir(), reason="the real music is not beside this checkout (shared/data)")
+@pytest.mark.skipif(
+    not MUSIC.is_dir(), reason="the real music is not beside this checkout (shared/data)"
+)
 def test_agrees_with_arrays_made_elsewhere():
-    full, synced = extract(features.load_audio(MUSIC / "audio" / "Classical" / "3.mp3", seconds=30))
-    theirs = load_array(MUSIC / "emotify" / "fma_genre_spectrograms" / "train" / "31.fused.full.npy.gz")
+    full, synced = extract(load_audio(MUSIC / "audio" / "Classical" / "3.mp3", seconds=30))
+    theirs = load_array(
+        MUSIC / "emotify" / "fma_genre_spectrograms" / "train" / "31.fused.full.npy.gz"
+    )
     assert full.shape == theirs.shape
-    assert np.abs(full[:128] - theirs[:128]).mean() < 2  # dB: the audio at hand was compressed once more
+    assert (
+        np.abs(full[:128] - theirs[:128]).mean() < 2
+    )  # dB: the audio at hand was compressed once more
     assert np.abs(full[128:] - theirs[128:]).mean() < 0.04
-    beats = load_array(MUSIC / "emotify" / "fma_genre_spectrograms_beat" / "train" / "31.fused.full.npy.gz")
+    beats = load_array(
+        MUSIC / "emotify" / "fma_genre_spectrograms_beat" / "train" / "31.fused.full.npy.gz"
+    )
     assert synced.shape == beats.shape and np.abs(synced[:128] - beats[:128]).mean() < 1.5
 
 
@@ -174,12 +221,19 @@ def test_second_call_does_what_is_missing_or_changed(music, tmp_path):
     (source / "Blues" / "song 2.wav").unlink()  # gone from the source
     assert again() == Summary(2, 3, [])
     after = arrays_of(out)
-    assert {name.split("/")[-1].split(".")[0] for name in before if after.get(name) != before[name]} == {
+    assert {
+        name.split("/")[-1].split(".")[0] for name in before if after.get(name) != before[name]
+    } == {
         "song-0",
         "song-2",
     }
     with pytest.raises(CorpusError, match="none of"):
-        extract_folder(music, tmp_path / "none", labels=_labels(tmp_path, "path,genre\nRock/broken.mp3,Rock\n"), jobs=1)
+        extract_folder(
+            music,
+            tmp_path / "none",
+            labels=_labels(tmp_path, "path,genre\nRock/broken.mp3,Rock\n"),
+            jobs=1,
+        )
 
 
 def test_killed_half_way_it_does_the_rest(tmp_path):
@@ -187,8 +241,10 @@ def test_killed_half_way_it_does_the_rest(tmp_path):
     source.mkdir(parents=True)
     for number in range(8):
         soundfile.write(source / f"{number}.wav", tone(4, seed=number), 22050)
-    call = f"from labhelpers.corpora.extract import extract_folder as e; e({str(source.parent)!r}, {str(out)!r}, jobs=1)"
-    child = subprocess.Popen([sys.executable, "-c", call], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
+    call = f"from labhelpers.series.extract import extract_folder as e; e({str(source.parent)!r}, {str(out)!r}, jobs=1)"
+    child = subprocess.Popen(
+        [sys.executable, "-c", call], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL
+    )
     while child.poll() is None and len(list(out.glob("fma_genre_spectrograms_beat/*/*.npy"))) < 2:
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
@@ -212,13 +268,19 @@ def test_labels_file_gives_affect_groups_and_split(music, tmp_path):
     lines += "".join(f"Ρεμπέτικο/song {i}.wav\t\t0.{i}\t0.5\t0\tb{i}\n" for i in (1, 3, 5))
     out = tmp_path / "corpus"
     extract_folder(
-        music, out, labels=_labels(tmp_path, lines, "labels.tsv"), jobs=1, test_fraction=0.34, progress=False
+        music,
+        out,
+        labels=_labels(tmp_path, lines, "labels.tsv"),
+        jobs=1,
+        test_fraction=0.34,
+        progress=False,
     )
     corpus = Corpus(out)
     sides = [corpus.labels("affect", split) for split in ("train", "test")]
     assert (
         sum(map(len, sides)) == 6
-        and sides[1].set_index("id")["valence"].to_dict().items() <= {f"song-{i}": i / 10 for i in range(6)}.items()
+        and sides[1].set_index("id")["valence"].to_dict().items()
+        <= {f"song-{i}": i / 10 for i in range(6)}.items()
     )
     groups = [set(side["group"]) for side in sides]
     assert not groups[0] & groups[1] and "a" in groups[0] | groups[1]
@@ -230,12 +292,15 @@ def test_labels_file_gives_affect_groups_and_split(music, tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("file,genre\na.wav,Rock\n", "line 1: columns path and genre"),
+        ("name,genre\na.wav,Rock\n", "line 1: columns path and genre"),
         ("path,genre\na.wav,Rock\na.wav,Rock\n", "line 3: a file listed twice"),
         ("path,genre\n,Rock\n", "line 2: no path"),
         ("path,genre\na.wav,\n", "line 2: neither a genre"),
         ("path,valence,energy,danceability\na.wav,.5,.5,1.5\n", "line 2: .*from 0 to 1"),
-        ("path,valence,energy,danceability\na.wav,.5,.5,.5\nb.wav,.5,much,.5\n", "line 3: .*from 0 to 1"),
+        (
+            "path,valence,energy,danceability\na.wav,.5,.5,.5\nb.wav,.5,much,.5\n",
+            "line 3: .*from 0 to 1",
+        ),
         ("path,valence,energy,danceability\na.wav,.5,,.5\n", "line 2: .*from 0 to 1"),
         ("path,genre,split\na.wav,Rock,train\nb.wav,Rock,dev\n", "line 3: split must be"),
         ("", "cannot be read"),
@@ -247,7 +312,7 @@ def test_bad_labels_file_gets_a_sentence(tmp_path, text, says):
 
 
 def test_folder_without_audio_and_a_foreign_corpus_are_refused(music, tmp_path):
-    with pytest.raises(CorpusError, match="no audio; one subfolder a genre"):
+    with pytest.raises(CorpusError, match="no audio in subfolders; one subfolder a genre"):
         extract_folder(tmp_path, tmp_path / "out")
     (tmp_path / "fma_genre_spectrograms").mkdir()
     (tmp_path / "fma_genre_spectrograms" / "train_labels.txt").write_text("Id\tGenre\n")
@@ -257,38 +322,53 @@ def test_folder_without_audio_and_a_foreign_corpus_are_refused(music, tmp_path):
         extract_folder(music, music / "Blues" / "song 0.wav" / "out", jobs=1)
 
 
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
 def test_ids_are_safe_and_unique(tmp_path):
     assert safe_id("../ my song (live)") == "my-song-live"
     assert safe_id("Μινόρε") == "clip-Μινόρε" and safe_id("¿?") == "clip-x"
-    for genre in ("Rock", "Pop"):
-        (tmp_path / genre).mkdir()
-        for name in ("01.wav", "x.wav" if genre == "Pop" else "y.wav"):
-            (tmp_path / genre / name).touch()
-    ids = features._plan(features._scan(tmp_path), tmp_path, 0.5, 0)["id"]
-    assert ids.is_unique and {"x", "y"} <= set(ids) and all(name.startswith("01-") for name in set(ids) - {"x", "y"})
+    touch(tmp_path, "Rock/01.wav", "Rock/y.wav", "Pop/01.wav", "Pop/x.wav")
+    ids = with_ids(read_music(tmp_path).clips, tmp_path)["id"]
+    assert ids.is_unique and {"x", "y"} <= set(ids)
+    assert all(name.startswith("01-") for name in set(ids) - {"x", "y"})
 
 
-def test_split_follows_groups_and_moves_little_when_files_are_added(tmp_path):
-    import pandas as pd
+def test_split_follows_groups_and_moves_little_when_files_are_added():
+    table = pd.DataFrame({"id": [str(i) for i in range(400)], "genre": ["Rock", "Pop"] * 200})
+    table["group"] = [f"track {i // 4}" for i in range(400)]
+    table["split"] = None
+    no_twins = pd.Series([None] * 400, dtype=object)
 
-    table = pd.DataFrame({"source": [f"{tmp_path}/{i}.wav" for i in range(400)], "genre": ["Rock", "Pop"] * 200})
-    table["group"] = [str(i // 4) for i in range(400)]
-    more = features._plan(table, tmp_path, 0.2, 0)
-    assert more.groupby("group")["split"].nunique().max() == 1
-    assert (more["split"] == "test").mean() == pytest.approx(0.2, abs=0.01)
-    fewer = features._plan(table[:380], tmp_path, 0.2, 0)
-    assert (more["split"][:380] != fewer["split"]).mean() < 0.03
-    assert (features._plan(table, tmp_path, 0.2, 1)["split"] != more["split"]).mean() > 0.2
+    def split(part, seed=0):
+        return with_split(part, no_twins[: len(part)], 0.2, seed)[0]
+
+    more, fewer = split(table), split(table[:380])
+    assert more.groupby(table["group"]).nunique().max() == 1
+    assert (more == "test").mean() == pytest.approx(0.2, abs=0.01)
+    assert (more[:380] != fewer).mean() < 0.03
+    assert (split(table, seed=1) != more).mean() > 0.2
 
 
 def test_on_a_dask_cluster(music, tmp_path):
-    distributed = pytest.importorskip("distributed", reason="dask is not installed (the extra of that name)")
+    distributed = pytest.importorskip(
+        "distributed", reason="dask is not installed (the extra of that name)"
+    )
     with pytest.raises(CorpusError, match="no Dask scheduler answers"):
-        list(features.in_processes(abs, [(1,)], dask="tcp://127.0.0.1:9", progress=False))
+        list(write.in_processes(abs, [(1,)], dask="tcp://127.0.0.1:9", progress=False))
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=tmp_path
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        local_directory=tmp_path,
     ) as cluster:
-        summary = extract_folder(music, tmp_path / "dask", dask=cluster.scheduler_address, progress=False)
+        summary = extract_folder(
+            music, tmp_path / "dask", dask=cluster.scheduler_address, progress=False
+        )
     assert (summary.done, len(summary.failed)) == (6, 1)
     extract_folder(music, tmp_path / "here", jobs=1, progress=False)
     assert arrays_of(tmp_path / "dask") == arrays_of(tmp_path / "here")
@@ -300,12 +380,13 @@ def test_several_processes_do_not_fill_the_numba_cache_at_once(tmp_path):
 import os
 from pathlib import Path
 import numpy as np
-from labhelpers.corpora import extract as features
+from labhelpers.corpora import write as features
 
 def work(number):
     noise = np.random.default_rng(number).normal(0, 0.1, 4 * 22050).astype(np.float32)
     noise[::11025] += 1
-    return features.extract(noise)
+    from labhelpers.audio import extract
+    return extract(noise)
 
 def files():
     return {path: path.stat().st_mtime_ns for path in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nb?")}

@@ -16,20 +16,22 @@ from labhelpers.files import project_root
 @pytest.fixture
 def small(monkeypatch):
     """A sample of four clips: one of each task and split."""
-    whole = synth._clips(0)
+    whole = synth.plan_clips(0)
     few = whole.groupby(["task", "split"]).head(1).reset_index(drop=True)
-    monkeypatch.setattr(synth, "_clips", lambda seed: few.copy())
+    monkeypatch.setattr(synth, "plan_clips", lambda seed: few.copy())
     return few
 
 
 def test_the_plan_has_the_real_proportions():
-    clips = synth._clips(0)
+    clips = synth.plan_clips(0)
     counts = clips.groupby(["task", "split"]).size()
     assert counts.to_dict() == {
         ("affect", "test"): 24, ("affect", "train"): 70, ("genre", "test"): 48, ("genre", "train"): 191,
     }  # fmt: skip
     train = clips[(clips["task"] == "genre") & (clips["split"] == "train")]["genre"].value_counts()
-    assert train["Rock"] == 10 and train["Post-Rock"] == 6 and set(train.index) == set(CLASS_MAPPING)
+    assert (
+        train["Rock"] == 10 and train["Post-Rock"] == 6 and set(train.index) == set(CLASS_MAPPING)
+    )
     merged = (
         clips.assign(merged=clips["genre"].map(CLASS_MAPPING))
         .query("task == 'genre'")
@@ -43,7 +45,9 @@ def test_sample_is_whole_reproducible_and_keeps_the_answers_aside(small, tmp_pat
     one = make_sample(tmp_path / "one", jobs=1, progress=False)
     two = make_sample(tmp_path / "two", jobs=2, progress=False)
     files = {path.relative_to(one): path.read_bytes() for path in one.rglob("*") if path.is_file()}
-    assert files == {path.relative_to(two): path.read_bytes() for path in two.rglob("*") if path.is_file()}
+    assert files == {
+        path.relative_to(two): path.read_bytes() for path in two.rglob("*") if path.is_file()
+    }
     corpus = Corpus(one)
     assert corpus.is_sample and corpus.name == "one"
     for task in ("genre", "affect"):
@@ -83,17 +87,27 @@ def test_a_clip_depends_on_its_seed_and_nothing_else(genre):
 
     y = clip(1)
     np.testing.assert_array_equal(y, clip(1))
-    assert len(y) == 220500 and np.abs(y).max() == pytest.approx(0.9) and np.abs(y - clip(2)).max() > 0.1
+    assert (
+        len(y) == 220500
+        and np.abs(y).max() == pytest.approx(0.9)
+        and np.abs(y - clip(2)).max() > 0.1
+    )
 
 
 def test_affect_has_the_spread_of_the_echo_nest():
     rng = np.random.default_rng(0)
-    labels = np.array([affect(draw_style(genre, rng), rng) for genre in GENRES.index for _ in range(50)])
+    labels = np.array(
+        [affect(draw_style(genre, rng), rng) for genre in GENRES.index for _ in range(50)]
+    )
     assert ((labels > 0) & (labels < 1)).all()
     np.testing.assert_allclose(labels.mean(axis=0), [0.440, 0.538, 0.487], atol=0.06)
     np.testing.assert_allclose(labels.std(axis=0), [0.276, 0.278, 0.190], atol=0.04)
     valence_energy, valence_dance, energy_dance = np.corrcoef(labels.T)[[0, 0, 1], [1, 2, 2]]
-    assert abs(valence_dance - 0.43) < 0.15 and abs(valence_energy - 0.22) < 0.15 and abs(energy_dance - 0.05) < 0.2
+    assert (
+        abs(valence_dance - 0.43) < 0.15
+        and abs(valence_energy - 0.22) < 0.15
+        and abs(energy_dance - 0.05) < 0.2
+    )
 
 
 # --- the built sample -----------------------------------------------------------------------------------------------
@@ -102,9 +116,9 @@ def test_affect_has_the_spread_of_the_echo_nest():
 def statistics(table):
     """Mean, standard deviation and mean |difference| of each row: (N, 420)."""
     arrays = [load_array(path) for path in table["path"]]
-    return np.array([[S.mean(1), S.std(1), np.abs(np.diff(S, axis=1)).mean(1)] for S in arrays]).reshape(
-        len(arrays), -1
-    )
+    return np.array(
+        [[S.mean(1), S.std(1), np.abs(np.diff(S, axis=1)).mean(1)] for S in arrays]
+    ).reshape(len(arrays), -1)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +133,13 @@ def test_an_svm_on_row_statistics_is_neither_lost_nor_perfect(sample):
     train, test = (sample.labels("genre", split) for split in ("train", "test"))
 
     def accuracy(mapping):
-        parts = [part.assign(merged=part["genre"].map(mapping)).dropna(subset="merged") for part in (train, test)]
-        model = make_pipeline(StandardScaler(), SVC(C=10)).fit(statistics(parts[0]), parts[0]["merged"])
+        parts = [
+            part.assign(merged=part["genre"].map(mapping)).dropna(subset="merged")
+            for part in (train, test)
+        ]
+        model = make_pipeline(StandardScaler(), SVC(C=10)).fit(
+            statistics(parts[0]), parts[0]["merged"]
+        )
         return model.score(statistics(parts[1]), parts[1]["merged"])
 
     merged = accuracy(CLASS_MAPPING)
@@ -129,7 +148,11 @@ def test_an_svm_on_row_statistics_is_neither_lost_nor_perfect(sample):
 
 
 def test_affect_can_be_learnt(sample):
-    train, test, answers = sample.labels("affect"), sample.labels("affect", "test"), sample.answers()
+    train, test, answers = (
+        sample.labels("affect"),
+        sample.labels("affect", "test"),
+        sample.answers(),
+    )
     answers = answers.set_index("id").loc[test["id"]]
     X, unseen = statistics(train), statistics(test)
     for axis in AFFECT:

@@ -1,7 +1,8 @@
-"""The sample corpus: synthesised music of twenty genres with known affect, so that every step has sound behind it.
+"""The sample corpus: synthesised music of twenty genres with known affect.
 
-A clip is a band: drums on a 16-step bar, chords from a progression, a bass line, a lead melody, then noise, room and a
-low-pass. The table says what is usual in a genre; a clip jitters that and borrows some of it from another genre.
+So every step has sound behind it. A clip is a band: drums on a 16-step bar, chords from a
+progression, a bass line, a lead melody, then noise, room and a low-pass. The table says what is usual in a genre; a clip jitters that and borrows
+some of it from another genre.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import soundfile
 from scipy.signal import butter, fftconvolve, sosfilt
 from scipy.special import ndtr
 
-from .layout import AFFECT, CorpusError, MARKER
-from ..files import write_text
 from ..audio import SAMPLE_RATE, extract
-from .extract import clip_paths, in_processes, save_array, write_labels
+from ..files import write_text
+from .layout import AFFECT, MARKER, CorpusError
+from .write import array_name, clip_folders, in_processes, save_array, write_labels
 
 SECONDS = 10
 BORROW = 0.22  # chance that a clip takes one aspect (rhythm, harmony, …) from another genre
@@ -31,33 +32,63 @@ JITTER = 0.15  # relative spread of a genre's numbers
 SHARE = 0.0617  # of the real data's clips: 191 train and 48 test
 N_AFFECT = {"train": 70, "test": 24}
 
-# n: clips in the real training set. bpm; drum pattern, level of drums and of cymbals; swing (0 straight, 1 triplets);
-# chord progression; chance of a major key; how chords are played; spectral tilt (harmonic k has k^-tilt); distortion;
-# bass line and its level; lead instrument and its level; noise; reverberation; low-pass (kHz); depth of slow swells.
-_TABLE = """
-genre         n   bpm drums   beat hats swing chords major comp   tilt drive line    bass lead   tune air room cut swell
-Rock          160 128 rock    .80  .50  .0    pop    .65   strum  1.0  .50   eighths .50  voice  .45  .03 .15  8.5 .10
-Psych-Rock    160 120 rock    .78  .50  .0    modal  .55   strum  1.0  .50   eighths .50  guitar .45  .03 .22  8.3 .12
-Post-Rock     95  116 rock    .75  .52  .0    modal  .55   strum  1.0  .48   eighths .48  guitar .40  .03 .28  8.2 .25
-Indie-Rock    160 128 pop     .77  .50  .0    pop    .72   strum  1.1  .30   eighths .50  voice  .58  .03 .17  8.9 .10
-Pop           160 114 pop     .75  .45  .0    pop    .80   pad    1.4  .00   roots   .50  voice  .75  .01 .20  9.5 .05
-Folk          160 106 brush   .10  .15  .0    pop    .70   pick   1.3  .00   roots   .20  voice  .55  .02 .15  7.5 .15
-Psych-Folk    160 102 brush   .12  .17  .0    modal  .62   pick   1.3  .02   roots   .20  voice  .52  .02 .25  7.5 .17
-Metal         153 164 double  .85  .48  .0    power  .15   chug   .75  .92   eighths .55  guitar .32  .04 .10  9.0 .05
-Punk          160 174 punk    .85  .52  .0    power  .35   chug   .8   .85   eighths .55  voice  .38  .04 .12  9.0 .05
-Post-Punk     160 146 rock    .80  .52  .0    modal  .35   strum  .9   .50   eighths .70  voice  .40  .03 .22  8.4 .10
-Electronic    160 126 four    .95  .72  .0    modal  .35   gate   .8   .10   offbeat .72  synth  .45  .01 .20  10  .10
-Chiptune      160 132 four    .85  .68  .0    modal  .50   arp    .7   .07   offbeat .60  square .52  .01 .12  10  .08
-Hip-Hop       160 92  boom    .95  .50  .25   modal  .35   stab   1.4  .05   sub     .85  rap    .75  .03 .08  8.5 .05
-Trip-Hop      137 84  boom    .80  .40  .15   modal  .25   pad    1.5  .05   sub     .75  voice  .40  .05 .45  7.0 .15
-Classical     160 92  none    .00  .00  .0    choral .60   arco   1.3  .00   none    .00  fiddle .60  .01 .45  7.0 .60
-Soundtrack    124 82  none    .03  .03  .0    choral .50   arco   1.4  .00   sub     .20  flute  .40  .02 .55  6.7 .52
-Blues         160 98  shuffle .60  .40  .9    blues  .60   strum  1.2  .20   walk    .60  guitar .55  .03 .15  7.5 .15
-Jazz          160 140 swing   .40  .60  .9    jazz   .60   shells 1.4  .00   walk    .70  sax    .60  .02 .20  8.0 .15
-International 160 110 world   .50  .40  .05   modal  .55   pick   1.2  .00   roots   .30  flute  .58  .02 .18  7.8 .12
-Old-Time      160 112 brush   .13  .12  .1    pop    .80   pick   1.1  .01   roots   .22  fiddle .60  .06 .10  5.5 .10
+# What is usual in a genre. n: clips in the real training set; bpm; drum pattern, level of drums and
+# of cymbals; swing (0 straight, 1 triplets); chord progression; chance of a major key. Then how
+# chords are played; spectral tilt (harmonic k has k^-tilt); distortion; bass line and its level;
+# lead instrument and its level; noise; reverberation; low-pass (kHz); depth of slow swells.
+_NOTES = """
+genre         n   bpm drums   beat hats swing chords major
+Rock          160 128 rock    .80  .50  .0    pop    .65
+Psych-Rock    160 120 rock    .78  .50  .0    modal  .55
+Post-Rock     95  116 rock    .75  .52  .0    modal  .55
+Indie-Rock    160 128 pop     .77  .50  .0    pop    .72
+Pop           160 114 pop     .75  .45  .0    pop    .80
+Folk          160 106 brush   .10  .15  .0    pop    .70
+Psych-Folk    160 102 brush   .12  .17  .0    modal  .62
+Metal         153 164 double  .85  .48  .0    power  .15
+Punk          160 174 punk    .85  .52  .0    power  .35
+Post-Punk     160 146 rock    .80  .52  .0    modal  .35
+Electronic    160 126 four    .95  .72  .0    modal  .35
+Chiptune      160 132 four    .85  .68  .0    modal  .50
+Hip-Hop       160 92  boom    .95  .50  .25   modal  .35
+Trip-Hop      137 84  boom    .80  .40  .15   modal  .25
+Classical     160 92  none    .00  .00  .0    choral .60
+Soundtrack    124 82  none    .03  .03  .0    choral .50
+Blues         160 98  shuffle .60  .40  .9    blues  .60
+Jazz          160 140 swing   .40  .60  .9    jazz   .60
+International 160 110 world   .50  .40  .05   modal  .55
+Old-Time      160 112 brush   .13  .12  .1    pop    .80
 """
-GENRES = pd.read_csv(io.StringIO(_TABLE), sep=r"\s+", index_col="genre")
+_SOUND = """
+genre         comp   tilt drive line    bass lead   tune air room cut swell
+Rock          strum  1.0  .50   eighths .50  voice  .45  .03 .15  8.5 .10
+Psych-Rock    strum  1.0  .50   eighths .50  guitar .45  .03 .22  8.3 .12
+Post-Rock     strum  1.0  .48   eighths .48  guitar .40  .03 .28  8.2 .25
+Indie-Rock    strum  1.1  .30   eighths .50  voice  .58  .03 .17  8.9 .10
+Pop           pad    1.4  .00   roots   .50  voice  .75  .01 .20  9.5 .05
+Folk          pick   1.3  .00   roots   .20  voice  .55  .02 .15  7.5 .15
+Psych-Folk    pick   1.3  .02   roots   .20  voice  .52  .02 .25  7.5 .17
+Metal         chug   .75  .92   eighths .55  guitar .32  .04 .10  9.0 .05
+Punk          chug   .8   .85   eighths .55  voice  .38  .04 .12  9.0 .05
+Post-Punk     strum  .9   .50   eighths .70  voice  .40  .03 .22  8.4 .10
+Electronic    gate   .8   .10   offbeat .72  synth  .45  .01 .20  10  .10
+Chiptune      arp    .7   .07   offbeat .60  square .52  .01 .12  10  .08
+Hip-Hop       stab   1.4  .05   sub     .85  rap    .75  .03 .08  8.5 .05
+Trip-Hop      pad    1.5  .05   sub     .75  voice  .40  .05 .45  7.0 .15
+Classical     arco   1.3  .00   none    .00  fiddle .60  .01 .45  7.0 .60
+Soundtrack    arco   1.4  .00   sub     .20  flute  .40  .02 .55  6.7 .52
+Blues         strum  1.2  .20   walk    .60  guitar .55  .03 .15  7.5 .15
+Jazz          shells 1.4  .00   walk    .70  sax    .60  .02 .20  8.0 .15
+International pick   1.2  .00   roots   .30  flute  .58  .02 .18  7.8 .12
+Old-Time      pick   1.1  .01   roots   .22  fiddle .60  .06 .10  5.5 .10
+"""
+
+
+def _read(table: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(table), sep=r"\s+", index_col="genre")
+
+
+GENRES = _read(_NOTES).join(_read(_SOUND))
 ASPECTS = {
     "rhythm": ["bpm", "drums", "beat", "hats", "swing"],
     "harmony": ["chords", "major", "line", "bass"],
@@ -117,7 +148,9 @@ LEAD = {  # tilt, odd harmonics only, vibrato (semitones), attack, decay, chance
     "synth": (0.7, False, 0.05, 0.005, 0.5, 0.60, 67, False),
     "square": (0.9, True, 0.00, 0.002, 0.6, 0.80, 72, False),
 }
-VOWELS = np.array([[730, 1090, 2440], [270, 2290, 3010], [570, 840, 2410], [530, 1840, 2480], [300, 870, 2240]])  # Hz
+VOWELS = np.array(
+    [[730, 1090, 2440], [270, 2290, 3010], [570, 840, 2410], [530, 1840, 2480], [300, 870, 2240]]
+)  # Hz
 
 
 def draw_style(genre: str, rng: np.random.Generator) -> dict:
@@ -139,12 +172,17 @@ def draw_style(genre: str, rng: np.random.Generator) -> dict:
     return style
 
 
-MEAN, SPREAD = np.array([0.60, 1.00, 1.87]), np.array([0.59, 0.62, 0.93])  # of the signals below, over all genres
+MEAN, SPREAD = (
+    np.array([0.60, 1.00, 1.87]),
+    np.array([0.59, 0.62, 0.93]),
+)  # of the signals below, over all genres
 
 
 def affect(style: dict, rng: np.random.Generator) -> np.ndarray:
     """Valence, energy, danceability (0-1) that follow from a style, plus noise: spread as in the Echo Nest's table."""
-    density = sum(pattern.count("x") for pattern in DRUMS[style["drums"]][:2]) * style["bpm"] / 480  # hits a second
+    density = (
+        sum(pattern.count("x") for pattern in DRUMS[style["drums"]][:2]) * style["bpm"] / 480
+    )  # hits a second
     bright = style["cut"] / 8 - style["tilt"] / 1.2
     dance = np.exp(-((np.log2(style["bpm"] / 118) / 0.35) ** 2))  # most at 118 beats a minute
     signal = np.array([
@@ -156,7 +194,7 @@ def affect(style: dict, rng: np.random.Generator) -> np.ndarray:
     return np.clip(ndtr([0.95 * z[0] - 0.2, z[1] + 0.1, 0.62 * z[2] - 0.03]), 0.001, 0.999)
 
 
-# --- from a style to samples ----------------------------------------------------------------------------------------
+# --- from a style to samples ----------------------------------------------------------------------
 
 
 def render(style: dict, rng: np.random.Generator) -> np.ndarray:
@@ -170,13 +208,17 @@ def render(style: dict, rng: np.random.Generator) -> np.ndarray:
     ]
     mix = sum(level * _unit(track) for level, track in tracks)
     seconds = np.arange(n) / SAMPLE_RATE
-    mix *= np.exp(1.5 * style["swell"] * np.sin(2 * np.pi * (seconds / rng.uniform(5, 12) + rng.random())))
+    mix *= np.exp(
+        1.5 * style["swell"] * np.sin(2 * np.pi * (seconds / rng.uniform(5, 12) + rng.random()))
+    )
     tail = np.arange(int(1.5 * SAMPLE_RATE)) / SAMPLE_RATE
     echo = rng.standard_normal(len(tail)) * np.exp(-tail / (0.05 + 0.6 * style["room"]))
     mix = _unit(mix) + style["room"] * _unit(fftconvolve(mix, echo)[:n])
     mix += style["air"] * rng.standard_normal(n)
     low = _filter(mix, 800, "lowpass")
-    mix = _filter(low + 10 ** (style["treble"] / 20) * (mix - low), min(style["cut"], 10.5) * 1000, "lowpass")
+    mix = _filter(
+        low + 10 ** (style["treble"] / 20) * (mix - low), min(style["cut"], 10.5) * 1000, "lowpass"
+    )
     return 0.9 * mix / np.abs(mix).max()
 
 
@@ -205,12 +247,20 @@ def _drums(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
     t = np.arange(int(0.4 * SAMPLE_RATE)) / SAMPLE_RATE
     noise = rng.standard_normal(len(t))
     tune, ring = rng.uniform(0.85, 1.2), rng.uniform(0.7, 1.4)
-    kick = np.sin(2 * np.pi * tune * (48 * t + 4 * (1 - np.exp(-t / 0.03)))) * np.exp(-t / (0.09 * ring))
+    kick = np.sin(2 * np.pi * tune * (48 * t + 4 * (1 - np.exp(-t / 0.03)))) * np.exp(
+        -t / (0.09 * ring)
+    )
     body = np.sin(2 * np.pi * 190 * tune * t) * np.exp(-t / 0.06)
-    snare = 0.5 * body + 0.5 * _filter(noise, [800 * tune, 7000], "bandpass") * np.exp(-t / (0.07 * ring))
-    hat = _filter(noise, 6000, "highpass") * np.exp(-t / (0.03 + 0.05 * ring * (style["drums"] in ("swing", "rock"))))
+    snare = 0.5 * body + 0.5 * _filter(noise, [800 * tune, 7000], "bandpass") * np.exp(
+        -t / (0.07 * ring)
+    )
+    hat = _filter(noise, 6000, "highpass") * np.exp(
+        -t / (0.03 + 0.05 * ring * (style["drums"] in ("swing", "rock")))
+    )
     rest = rng.integers(-8, 8)  # half of the clips have a bar with cymbals only
-    for sound, pattern, level in zip((kick, snare, hat), DRUMS[style["drums"]], (1, 0.8, style["hats"]), strict=True):
+    for sound, pattern, level in zip(
+        (kick, snare, hat), DRUMS[style["drums"]], (1, 0.8, style["hats"]), strict=True
+    ):
         for bar, i, start in _grid(style, pattern, rng):
             if start < 0 or rng.random() < 0.07 or (bar == rest and sound is not hat):
                 continue
@@ -220,7 +270,9 @@ def _drums(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
     return out
 
 
-def _play(notes: list, spectrum, rng, n: int, attack: float, decay: float, vibrato: float = 0.0) -> np.ndarray:
+def _play(
+    notes: list, spectrum, rng, n: int, attack: float, decay: float, vibrato: float = 0.0
+) -> np.ndarray:
     """Samples (n,) of notes (start s, length s, MIDI pitch, level) from one period of a wave, read at the pitch.
 
     spectrum(k, hertz) : levels of the harmonics k of a note; a struck note loses the high ones first
@@ -230,7 +282,9 @@ def _play(notes: list, spectrum, rng, n: int, attack: float, decay: float, vibra
         hertz = 440 * 2 ** ((pitch - 69) / 12)
         k = np.arange(1, max(2, min(60, int(10000 / hertz))))
         wave = np.zeros((2, size // 2 + 1), complex)
-        wave[:, 1 : len(k) + 1] = -0.5j * size * spectrum(k, hertz) * np.stack([np.ones(len(k)), np.exp(-0.25 * k)])
+        wave[:, 1 : len(k) + 1] = (
+            -0.5j * size * spectrum(k, hertz) * np.stack([np.ones(len(k)), np.exp(-0.25 * k)])
+        )
         bright, dull = np.fft.irfft(wave)
         at = int(start * SAMPLE_RATE)
         t = np.arange(max(0, -at), min(n - at, int((length + 0.05) * SAMPLE_RATE))) / SAMPLE_RATE
@@ -238,7 +292,11 @@ def _play(notes: list, spectrum, rng, n: int, attack: float, decay: float, vibra
         index = ((hertz * t + bend + rng.random()) * size).astype(int) & (size - 1)
         fade = np.exp(-t / (0.5 * decay))
         tone = fade * bright[index] + (1 - fade) * dull[index]
-        tone *= np.exp(-t / decay) * np.clip(t / attack, 0, 1) * np.clip((length + 0.05 - t) / 0.05, 0, 1)
+        tone *= (
+            np.exp(-t / decay)
+            * np.clip(t / attack, 0, 1)
+            * np.clip((length + 0.05 - t) / 0.05, 0, 1)
+        )
         out[max(0, at) : max(0, at) + len(t)] += level * tone
     return out
 
@@ -270,7 +328,10 @@ def _comp(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
         chord = _chord(style, degrees[bar % 4])
         level = rng.uniform(0.6, 1)
         if kind == "chord":
-            notes += [(start + 0.012 * i * (style["comp"] == "strum"), length, p, level) for i, p in enumerate(chord)]
+            notes += [
+                (start + 0.012 * i * (style["comp"] == "strum"), length, p, level)
+                for i, p in enumerate(chord)
+            ]
         else:
             pitch = [*chord, chord[0] + 12][count // (4 if kind == "cycle4" else 1) % 4] + 12
             notes.append((start, length, pitch, level))
@@ -286,7 +347,9 @@ def _bass(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
         chord = _chord(style, degrees[bar % 4])
         pitch = chord[(i // 4) % len(chord)] if line == "walk" else chord[0]
         steps = {"eighths": 1.8, "offbeat": 1.8, "walk": 3.5}.get(line, 7)
-        notes.append((start, steps * 15 / style["bpm"], pitch - 12 - 12 * (pitch > 55), rng.uniform(0.7, 1)))
+        notes.append(
+            (start, steps * 15 / style["bpm"], pitch - 12 - 12 * (pitch > 55), rng.uniform(0.7, 1))
+        )
     tilt = 3.0 if line == "sub" else 1.6
     return _play(notes, lambda k, _: k**-tilt, rng, n, 0.006, 0.9)
 
@@ -294,13 +357,25 @@ def _bass(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
 def _lead(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
     tilt, odd, vibrato, attack, decay, busy, octave, formants = LEAD[style["lead"]]
     scale, degrees = _scale(style), _degrees(style)
-    motif = [(rng.random() < busy, int(rng.integers(-2, 3)), rng.uniform(0.7, 1)) for _ in range(16)]
+    motif = [
+        (rng.random() < busy, int(rng.integers(-2, 3)), rng.uniform(0.7, 1)) for _ in range(16)
+    ]
     notes, place = [], int(rng.integers(0, 7))
     for bar, i, start in _grid(style, "x.x.x.x.x.x.x.x.", rng):
         sounds, move, level = motif[(8 * bar + i // 2) % 16]  # two bars that come again, varied
         if sounds != (rng.random() < 0.12):
-            place = degrees[bar % 4] + 2 * int(rng.integers(0, 3)) if i == 0 else int(np.clip(place + move, -3, 9))
-            pitch = octave + style["key"] - 12 * (style["key"] > 6) + scale[place % 7] + 12 * (place // 7)
+            place = (
+                degrees[bar % 4] + 2 * int(rng.integers(0, 3))
+                if i == 0
+                else int(np.clip(place + move, -3, 9))
+            )
+            pitch = (
+                octave
+                + style["key"]
+                - 12 * (style["key"] > 6)
+                + scale[place % 7]
+                + 12 * (place // 7)
+            )
             if style["lead"] == "rap":
                 pitch = octave + 2 * rng.standard_normal()
             notes.append((start, rng.choice([1.8, 1.8, 3.8]) * 15 / style["bpm"], pitch, level))
@@ -315,39 +390,53 @@ def _lead(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
     return _play(notes, spectrum, rng, n, attack, decay, vibrato)
 
 
-# --- the corpus -----------------------------------------------------------------------------------------------------
+# --- the corpus -----------------------------------------------------------------------------------
 
 
-def _clips(seed: int) -> pd.DataFrame:
+def plan_clips(seed: int) -> pd.DataFrame:
     """Columns id, split, task, genre: what the sample holds, in shuffled order, ids from 1."""
-    rows = [("train", "genre", genre) for genre, n in GENRES["n"].items() for _ in range(round(n * SHARE))]
+    rows = [
+        ("train", "genre", genre)
+        for genre, n in GENRES["n"].items()
+        for _ in range(round(n * SHARE))
+    ]
     # 2.5 test clips a genre on average: every other genre has one more.
-    rows += [("test", "genre", genre) for i, genre in enumerate(GENRES.index) for _ in range(2 + (i * 2 % 5 < 2))]
+    rows += [
+        ("test", "genre", genre)
+        for i, genre in enumerate(GENRES.index)
+        for _ in range(2 + (i * 2 % 5 < 2))
+    ]
     rng = np.random.default_rng([seed, 1])
     for split, count in N_AFFECT.items():
-        rows += [(split, "affect", genre) for genre in np.resize(rng.permutation(GENRES.index), count)]
+        rows += [
+            (split, "affect", genre) for genre in np.resize(rng.permutation(GENRES.index), count)
+        ]
     table = pd.DataFrame(rows, columns=["split", "task", "genre"]).iloc[rng.permutation(len(rows))]
     table.insert(0, "id", [str(number) for number in range(1, len(table) + 1)])
     return table.reset_index(drop=True)
 
 
-def _make_clip(audio: Path, paths: list[tuple[Path, bool]], genre: str, seed: int, number: int) -> list[float]:
-    """Write a clip's audio and arrays; returns its affect. The number, not the order of work, decides its music."""
+def _make_clip(audio: Path, targets: list[tuple[Path, bool]], genre: str, seed: int, number: int):
+    """Write a clip's audio and arrays; returns its affect.
+
+    The number, not the order of work, decides its music.
+    """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
     style = draw_style(genre, rng)
     labels = affect(style, rng)
     soundfile.write(audio, render(style, rng), SAMPLE_RATE, subtype="PCM_16")
     arrays = extract(audio)
-    for path, beat in paths:
+    for path, beat in targets:
         save_array(path, arrays[beat])
     return labels.round(3).tolist()
 
 
 def make_sample(out: str | Path, seed: int = 0, jobs: int = -1, progress: bool = True) -> Path:
-    """Build the sample corpus: 191 + 48 genre clips and 70 + 24 affect clips of 10 s, with their audio.
+    """Build the sample corpus, with its audio: 191 + 48 genre clips and 70 + 24 affect clips of 10 s.
 
-    The affect labels of the test clips go to `kept_aside/`, for step 10. The same seed gives the same arrays.
-    Takes two to three minutes on two cores; the folder appears only when it is whole. Returns it. Raises CorpusError.
+    The affect labels of the test clips go to `kept_aside/`, for step 10. The same seed gives the
+    same arrays. Takes a minute on two cores; the folder appears only when it is whole. Returns it.
+    Raises CorpusError.
     """
     out = Path(out).expanduser().resolve()
     if (out / MARKER).exists():
@@ -363,7 +452,9 @@ def make_sample(out: str | Path, seed: int = 0, jobs: int = -1, progress: bool =
         root.chmod(0o755)
         os.replace(root, out)
     except OSError as error:
-        raise CorpusError(f"{out}: the sample cannot be written ({error}); make room or name another folder") from error
+        raise CorpusError(
+            f"{out}: the sample cannot be written ({error}); make room or name another folder"
+        ) from error
     finally:
         if root:
             shutil.rmtree(root, ignore_errors=True)
@@ -372,15 +463,19 @@ def make_sample(out: str | Path, seed: int = 0, jobs: int = -1, progress: bool =
 
 def _build(root: Path, seed: int, jobs: int, progress: bool) -> None:
     (root / "audio").mkdir()
-    table, todo = _clips(seed), []
-    table["source"] = [str(root / "audio" / f"{clip}.flac") for clip in table["id"]]
-    known = table.rename(columns={"genre": "style"})
-    known["genre"] = table["genre"].where(table["task"] == "genre")
-    known["valence"] = np.where(table["task"] == "affect", 0.5, np.nan)
-    for row in known.itertuples():
-        todo.append((Path(row.source), clip_paths(root, row), row.style, seed, row.Index))
+    plan = plan_clips(seed)
+    # What is played is known of every clip; what is told, of the genre clips alone.
+    clips = plan.assign(genre=plan["genre"].where(plan["task"] == "genre"))
+    clips["source"] = [str(root / "audio" / f"{clip}.flac") for clip in clips["id"]]
+    clips["valence"] = np.where(plan["task"] == "affect", 0.5, np.nan)  # until it is made
+    todo = []
+    for row in clips.itertuples():
+        targets = []
+        for folder, beat in clip_folders(row):
+            targets.append((root / folder / row.split / array_name(row.id), beat))
+        todo.append((Path(row.source), targets, plan["genre"][row.Index], seed, row.Index))
     for (*_, number), labels in in_processes(_make_clip, todo, jobs, progress=progress):
-        if known.at[number, "task"] == "affect":
-            known.loc[number, list(AFFECT)] = labels
-    write_labels(root, known, answers="kept_aside/multitask_test_labels.txt")
-    write_text(root / "sample.json", json.dumps({"seed": seed, "clips": len(known)}))
+        if plan["task"][number] == "affect":
+            clips.loc[number, list(AFFECT)] = labels
+    write_labels(root, clips, answers="kept_aside/multitask_test_labels.txt")
+    write_text(root / "sample.json", json.dumps({"seed": seed, "clips": len(clips)}))

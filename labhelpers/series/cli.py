@@ -160,7 +160,7 @@ def _add_extract(commands):
 
 
 def _extract(args):
-    from ..corpora.extract import extract_folder
+    from .extract import extract_folder
 
     options = {"labels": args.labels, "jobs": args.jobs, "dask": args.dask}
     summary = extract_folder(args.audio, args.out, seconds=args.seconds, **options)
