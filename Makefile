@@ -1,6 +1,7 @@
 # make report   environment, then the whole series: reports/<corpus>/index.html   (ARGS="--data DIR --only 00,01 …")
 # make test     environment, style, unit tests, and the notebooks against their saved outputs
-# make test-kaggle  the unit tests with Kaggle's versions, in .venv-kaggle   (TESTS=tests/test_models.py picks some)
+# make test-kaggle  the unit tests with Kaggle's versions, in .venv-kaggle   (TESTS=tests/test_models.py picks some;
+#               PYTHON=python3.12 takes its torch too, 3 GB; IMAGE=-next PYTHON=python3.13 its next image)
 # make reference  runs the series on the sample and accepts what it gives: notebooks with outputs, results, PDF
 # make setup    the environment alone, in .venv   (PYTHON=python3.12 picks the interpreter)
 # make mutations   makes small wrong changes one at a time, in a copy, and shows that each fails the tests (minutes)
@@ -51,12 +52,14 @@ notebook-tests:
 	$(ONE_THREAD) $(BIN)/python -m pytest notebooks tests/test_reference.py
 
 TESTS ?= tests
-test-kaggle: .venv-kaggle/.installed
-	.venv-kaggle/bin/python -m pytest $(TESTS)
+IMAGE ?=
+KAGGLE := .venv-kaggle$(IMAGE)
+test-kaggle: $(KAGGLE)/.installed
+	$(KAGGLE)/bin/python -m pytest $(TESTS)
 
-.venv-kaggle/.installed: pyproject.toml constraints-kaggle.txt
-	$(PYTHON) -m venv .venv-kaggle
-	.venv-kaggle/bin/python -m pip install --disable-pip-version-check -c constraints-kaggle.txt -e '.[test,kaggle]'
+$(KAGGLE)/.installed: pyproject.toml constraints-kaggle$(IMAGE).txt
+	$(PYTHON) -m venv $(KAGGLE)
+	$(KAGGLE)/bin/python -m pip install --disable-pip-version-check -c constraints-kaggle$(IMAGE).txt -e '.[test,kaggle]'
 	touch $@
 
 reference: setup $(SAMPLE)
@@ -73,5 +76,5 @@ constraints:
 	mv constraints.tmp constraints.txt
 
 clean:
-	rm -rf .venv .venv-kaggle build *.egg-info .ruff_cache
+	rm -rf .venv .venv-kaggle* build *.egg-info .ruff_cache
 	find labhelpers tests notebooks -name __pycache__ -prune -exec rm -rf {} +

@@ -21,7 +21,12 @@ KAGGLE_IMAGE = {
     "scikit-learn": "1.6.1",
     "librosa": "0.11.0",
     "matplotlib": "3.10.0",
+    "scipy": "1.16.3",
+    "soundfile": "0.13.1",
+    "seaborn": "0.13.2",
+    "ipython": "7.34.0",
 }
+NEXT_IMAGE = {"torch": "2.11.0", "pandas": "2.2.3", "soundfile": "0.14.0"}  # and Python 3.13
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -70,21 +75,34 @@ def test_constraints_lie_in_the_ranges(declared, python):
         assert spec.contains(pins[name]), f"{name} {pins[name]} is pinned, {spec} is declared"
 
 
-def test_kaggles_image_lies_in_the_ranges(declared):
-    for name, version in KAGGLE_IMAGE.items():
-        assert declared[name].contains(version), f"{name} {version} is what Kaggle has, {declared[name]} is declared"
+@pytest.mark.parametrize("image", [KAGGLE_IMAGE, NEXT_IMAGE])
+def test_kaggles_images_lie_in_the_ranges(declared, image):
+    for name, version in image.items():
+        said = f"{name} {version} is what Kaggle has, {declared[name]} is declared"
+        assert declared[name].contains(version), said
 
 
-def test_constraints_kaggle_are_its_image_in_the_ranges(declared):
-    lines = (ROOT / "constraints-kaggle.txt").read_text().splitlines()
-    pins = {name: str(spec).removeprefix("==") for name, spec in ranges(filter(is_requirement, lines)).items()}
-    other = {name for name, version in KAGGLE_IMAGE.items() if pins[name] != version}
-    assert other == {"torch"}  # the file's head says why
+@pytest.mark.parametrize(
+    "file, python, image, other",
+    [
+        ("constraints-kaggle.txt", "3.12", KAGGLE_IMAGE, set()),
+        ("constraints-kaggle.txt", "3.11", KAGGLE_IMAGE, {"torch"}),  # the file's head says why
+        ("constraints-kaggle-next.txt", "3.13", NEXT_IMAGE, set()),
+    ],
+)
+def test_constraints_kaggle_are_its_image_in_the_ranges(declared, file, python, image, other):
+    lines = filter(is_requirement, (ROOT / file).read_text().splitlines())
+    here = [Requirement(line) for line in lines]
+    here = [r for r in here if r.marker is None or r.marker.evaluate({"python_version": python})]
+    pins = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in here}
+    assert len(pins) == len(here), "a package is pinned twice"
+    assert {name for name, version in image.items() if pins[name] != version} == other
     # What only make setup installs is left out there.
     absent = {name for name in declared if name not in pins}
     assert absent == {"jupyterlab", "dask"}
     for name in declared.keys() - absent:
-        assert declared[name].contains(pins[name]), f"{name} {pins[name]} is pinned, {declared[name]} is declared"
+        said = f"{name} {pins[name]} is pinned, {declared[name]} is declared"
+        assert declared[name].contains(pins[name]), said
 
 
 def is_requirement(line):
