@@ -19,6 +19,10 @@ from ..records import RunError
 PACKAGE = Path(__file__).parents[1]
 SCRIPT = Path(__file__).parent / "templates" / "push.sh"
 WHEELS = ("pypandoc_binary", "typst")  # what makes pages and PDF, and Kaggle's image lacks
+DOWNLOAD = [
+    *(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"),
+    *("--platform", "manylinux2014_x86_64", "--python-version", "3.12"),  # Kaggle's
+]
 
 # The second cell of every notebook, word for word (a test compares them).
 SETUP = """\
@@ -50,16 +54,16 @@ print("It is the one that was pushed.")
 """
 
 REPORT = """\
+import logging
 import shutil
 
-from labhelpers.corpora.find import find_corpus
-from labhelpers.records import out_folder
 from labhelpers.series.run import run_series
 
+logging.getLogger("labhelpers").setLevel(logging.INFO)
+logging.getLogger("labhelpers").addHandler(logging.StreamHandler(sys.stdout))
 # The notebooks run in their folder, and the inputs are read-only.
 shutil.copytree(package / "notebooks", "notebooks", dirs_exist_ok=True)
-corpus = find_corpus()
-run_series(corpus.root, out_folder(corpus), notebooks="notebooks")
+run_series(notebooks="notebooks")
 """
 
 INSTALL = """\
@@ -82,21 +86,19 @@ def bundle(
     out : new or empty, or an earlier bundle; user : a Kaggle user name
     data : "owner/slug" of the data set with the lab's data (default: LAB_DATA), or
         "competitions/slug"; with_pages : put in the two wheels that make pages and PDF there
-    In it: dataset/ (the package and the notebooks), kernels/<notebook>/ and kernels/report/ (the
-    whole series in one kernel). Raises RunError.
+    In it: dataset/, kernels/<notebook>/ and kernels/report/ (the whole series). Raises RunError.
     """
     out, data = Path(out), data or LAB_DATA
     sources = sorted(Path(notebooks or PACKAGE.parent / "notebooks").glob("[0-9]*_*.ipynb"))
     for value, form in ((user, r"[\w-]+"), (data, r"[\w-]+/[\w-]+")):
         if not re.fullmatch(form, value):
-            asked = "give --user NAME and --data OWNER/SLUG"
-            raise RunError(f"{value!r} does not read like a name of Kaggle; {asked}")
+            raise RunError(f"{value!r} is no name of Kaggle's; give --user NAME, --data OWNER/SLUG")
     if not sources:
         raise RunError(f"{PACKAGE.parent / 'notebooks'}: no notebooks; run from a checkout")
     if out.exists() and any(out.iterdir()) and not (out / "push.sh").is_file():
         raise RunError(f"{out} holds other files; name a new folder")
-    for part in ("dataset", "kernels"):
-        shutil.rmtree(out / part, ignore_errors=True)
+    shutil.rmtree(out / "dataset", ignore_errors=True)
+    shutil.rmtree(out / "kernels", ignore_errors=True)
     books = {path.stem: _without_outputs(path) for path in sources}
     mark = _write_dataset(out / "dataset", user, books, with_pages)
     for name, book in books.items():
@@ -105,60 +107,53 @@ def bundle(
     cells = [SETUP, *[INSTALL] * with_pages, REPORT]
     report = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
     _write_kernel(out / "kernels" / "report", user, report, mark, data, [])
-    script = SCRIPT.read_text(encoding="utf-8").replace("OWNER", user)
-    write_text(out / "push.sh", script.replace("MARK", mark))
+    script = SCRIPT.read_text(encoding="utf-8").replace("OWNER", user).replace("MARK", mark)
+    write_text(out / "push.sh", script)
     return out
 
 
 def _write_dataset(folder: Path, user: str, books: dict, with_pages: bool) -> str:
     """The data set, with a file whose name changes with what is in it; returns that name."""
-    passed_by = shutil.ignore_patterns("__pycache__", "*.pyc")
-    shutil.copytree(PACKAGE, folder / "labhelpers", ignore=passed_by)
+    shutil.copytree(PACKAGE, folder / "labhelpers", ignore=shutil.ignore_patterns("__pycache__"))
     for name, book in books.items():
         write_text(folder / "notebooks" / f"{name}.ipynb", nbformat.writes(book))
-    if with_pages:
-        kaggles = ["--platform", "manylinux2014_x86_64", "--python-version", "3.12"]
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
-        if subprocess.run([*pip, *kaggles, "-d", folder, *WHEELS]).returncode:
-            raise RunError(f"pip could not fetch {' and '.join(WHEELS)}; its words are above")
+    if with_pages and subprocess.run([*DOWNLOAD, "-d", folder, *WHEELS]).returncode:
+        raise RunError(f"pip could not fetch {' and '.join(WHEELS)}; its words are above")
     meta = {"title": "labhelpers", "id": f"{user}/labhelpers", "licenses": [{"name": "other"}]}
     write_text(folder / "dataset-metadata.json", json.dumps(meta, indent=1))
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     mark = f"bundle-{digest.hexdigest()[:12]}"
-    write_text(folder / f"{mark}.txt", f"{mark}\n")  # Kaggle takes no empty file
-    return mark
+    return write_text(folder / f"{mark}.txt", f"{mark}\n").stem  # Kaggle takes no empty file
 
 
 def _write_kernel(folder: Path, user: str, book, mark: str, data: str, upstream: list[str]):
-    """kernels/<name>: the notebook with CHECK after its set-up, and its metadata."""
+    """The notebook with CHECK in it, naming the kernel that runs it, and its metadata."""
     kind, _, source = data.partition("/")
     contests = [source] if kind == "competitions" else []
     datasets = [f"{user}/labhelpers", *([] if contests else [data])]
     kernels = [f"{user}/{_slug(name)}" for name in upstream]
     attached = [f"competitions/{slug}" for slug in contests]
     attached += [f"datasets/{ref}" for ref in datasets] + [f"notebooks/{ref}" for ref in kernels]
-    place = next(i for i, cell in enumerate(book.cells) if "kaggle/input" in cell.source) + 1
+    place = [cell.cell_type for cell in book.cells].index("code") + 1  # after the set-up
     check = CHECK.format(sources=attached, bundle=mark)
     cells = [*book.cells[:place], nbformat.v4.new_code_cell(check), *book.cells[place:]]
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    # Kaggle runs a kernel by the name in its metadata, and only by that.
     pushed = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": python})
     write_text(folder / f"{folder.name}.ipynb", nbformat.writes(pushed))
     meta = {
         "id": f"{user}/{_slug(folder.name)}", "title": _slug(folder.name).replace("-", " "),
         "code_file": f"{folder.name}.ipynb", "language": "python", "kernel_type": "notebook",
-        "is_private": True, "enable_internet": False,
-        "enable_gpu": True, "machine_shape": "NvidiaTeslaT4",  # two of them
+        "is_private": True, "enable_internet": False, "enable_gpu": True,
+        "machine_shape": "NvidiaTeslaT4",  # two of them
         "dataset_sources": datasets, "competition_sources": contests, "kernel_sources": kernels,
     }  # fmt: skip
     write_text(folder / "kernel-metadata.json", json.dumps(meta, indent=1))
 
 
 def _slug(name: str) -> str:
-    # Kaggle makes the slug of the title: the two have to agree.
-    return f"labhelpers-{name.replace('_', '-')}"
+    return f"labhelpers-{name.replace('_', '-')}"  # as Kaggle makes it of the title
 
 
 def _reads(book, other: str) -> bool:
