@@ -283,8 +283,8 @@ def _about_twins(clips: pd.DataFrame, twins: pd.Series) -> list[str]:
         told.append(f"{' = '.join(members['source'])} ({genres})")
     more = "; …" if len(told) > SHOWN else ""
     return [
-        f"{twins.notna().sum()} clips are {len(told)} recordings under several names, and are kept "
-        f"on one side of every split: {'; '.join(told[:SHOWN])}{more}"
+        f"{twins.notna().sum()} clips are the same audio as another, and are kept on one side of "
+        f"every split: {'; '.join(told[:SHOWN])}{more}"
     ]
 
 
