@@ -73,7 +73,7 @@ def svm_baseline(train: SpectrogramDataset, test: SpectrogramDataset) -> np.ndar
 
 def row_statistics(ds: SpectrogramDataset) -> np.ndarray:
     """(N, 3 F): mean, deviation, mean absolute frame-to-frame change of a row. Notebook: 06."""
-    clips = [ds[i][0].numpy() for i in range(len(ds))]
+    clips = [ds[i][0].cpu().numpy() for i in range(len(ds))]
     return np.array([np.concatenate(moments(clip)) for clip in clips])
 
 
