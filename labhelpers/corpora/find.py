@@ -120,6 +120,6 @@ def _attached_corpus() -> Path:
         if not empty or time.monotonic() > end:
             attached = ", ".join(map(str, mounts())) or "nothing"
             waited = f"Empty after {MOUNT_WAIT:.0f} s: {', '.join(map(str, empty)) or 'none'}."
-            raise CorpusError(f"no {MARKER} is attached. Attached: {attached}. {waited}{CLICKS}")
+            raise CorpusError(f"no data ({MARKER}) here. Attached: {attached}. {waited}{CLICKS}")
         time.sleep(MOUNT_WAIT / 20)
     return root
