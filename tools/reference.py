@@ -1,145 +1,292 @@
-"""The reference that `make test` holds the series to: committed notebooks, and the results of a run on the sample."""
+"""The reference that `make test` holds the series to: committed notebooks, and a run on the sample.
+
+    python -m tools.reference           runs the series and accepts what it gives
+    python -m tools.reference spread    measures how far results move between machines
+
+A result without a network in it has to be the same to 1e-6. A network's end is a draw even at one
+seed: the last bits of a sum depend on the instruction set and on the number of threads, and a
+training multiplies them. How far results of one seed move so is measured, not guessed, and kept in
+reports/reference/spread.json; results may lie so far from the reference, and no farther.
+"""
 
 from __future__ import annotations
 
-import base64
 import json
+import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 
+from labhelpers.corpora.find import find_corpus
+from labhelpers.corpora.layout import AFFECT, Corpus
 from labhelpers.files import project_root, write_text
-from labhelpers.records import compare_runs, out_folder
+from labhelpers.metrics import mean_rho
+from labhelpers.series.notebooks import faults, read_series
+from labhelpers.series.pages import forest
+from labhelpers.series.results import Table, measure, read_records, tables
+from labhelpers.series.run import run_series
 
-# Two runs with other seeds differ by 1.4 deviations of one run, and by 3.5 times that hardly ever.
-DEVIATIONS = 5
 README_RESULTS = "<!-- results on the sample, written by make reference -->"
+EXACT = 1e-6
+ROOM = 1.5  # times the largest difference that was measured: few machines were at hand
+KEY = ("model", "task", "input", "set", "metric")
+# What stands for other machines here: the instruction sets that torch and oneDNN may use, threads.
+MACHINES = {
+    "as it is": {},
+    "two threads": {"OMP_NUM_THREADS": "2"},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "SSE4.1": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+}
 
 
-def load_tolerance() -> dict[str, float]:
-    """Metric -> how far a result may lie from the reference: DEVIATIONS times the spread that `measure_spread` found.
-
-    Another number of threads or another processor moves a training as another seed does.
-    """
-    path = reference_file().with_name("spread.json")
-    spread = json.loads(path.read_text(encoding="utf-8"))["deviation"]
-    return {metric: round(DEVIATIONS * deviation, 3) for metric, deviation in spread.items()}
+def folder() -> Path:
+    return project_root() / "reports" / "reference"
 
 
-def measure_spread(seeds: int = 3, say=print) -> Path:
-    """Run the series on the sample with several seeds, and keep each metric's deviation, pooled over all results."""
-    from labhelpers.corpora.find import find_corpus
-    from labhelpers.series.run import read_series
-
-    from .bench import quality
-
-    corpus = find_corpus(project_root() / "data" / "sample")
-    trained = [name for name in read_series(project_root() / "notebooks") if name >= "05"]
-    quality(corpus, seeds, only=trained, say=say)
-    runs = [load_results(out_folder(corpus) / "seeds" / str(seed)) for seed in range(seeds)]
-    target = reference_file().with_name("spread.json")
-    return write_text(target, json.dumps({"seeds": seeds, "deviation": pooled_deviation(runs)}, indent=1) + "\n")
-
-
-def pooled_deviation(runs: list[dict[str, dict]]) -> dict[str, float]:
-    """Metric -> root mean square, over the results on the set where it is largest, of their deviation between seeds.
-
-    A seed also draws which affect clips are held out: what that does to all models alike is taken off first, and a
-    result that no seed moves does not count.
-    """
-    rows = [row | {"run": i} for i, run in enumerate(runs) for notebook in run.values() for row in notebook["results"]]
-    table, alike = pd.DataFrame(rows), ["task", "set", "metric"]
-    table = table[table.groupby([*alike, "model"])["value"].transform("std") > 0]
-    drawn = table["set"] == "held-out"
-    common = table.groupby([*alike, "run"])["value"].transform("mean")
-    table = table.assign(value=table["value"] - common.where(drawn, 0.0))
-    variance = table.groupby([*alike, "model"])["value"].var().dropna().groupby(["metric", "set"]).mean()
-    return variance.groupby("metric").max().pow(0.5).round(4).to_dict()
-
-
-def reference_file() -> Path:
-    return project_root() / "reports" / "reference" / "sample.json"
-
-
-def load_reference() -> dict[str, dict]:
-    """Notebook -> {"results": rows} of the accepted run on the sample; empty before there is one."""
-    path = reference_file()
+def load(name: str):
+    """A JSON file of the reference; empty where there is none yet."""
+    path = folder() / name
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def load_results(out: Path) -> dict[str, dict]:
-    """Notebook -> {"results": rows} of the records in a report folder."""
-    records = {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "records").glob("*.json"))
-    }
-    return {name: {"results": record["results"]} for name, record in records.items() if record["results"]}
+# --- comparing ------------------------------------------------------------------------------------
 
 
-def make_reference(say=print) -> Path:
-    """Run the series on the sample and accept what it gives: notebooks with outputs, results, the PDF.
+def recorded(out: Path, corpus: Corpus) -> dict[str, dict]:
+    """Notebook -> its results and facts, and what its submission reaches on the labels kept aside.
+
+    out : a report folder
+    """
+    found = {}
+    for name, run in read_records(out).items():
+        found[name] = {"results": run.results, "facts": run.facts}
+    solution = Path(out) / "solution.txt"
+    if solution.is_file():
+        found["solution.txt"] = read_solution(solution, corpus)
+    return found
+
+
+def read_solution(path: Path, corpus: Corpus) -> dict:
+    """Header and clips of a submission, and its mean rho on the labels kept aside."""
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line.split(",") for line in lines]
+    ids = [row[0].split(".")[0] for row in rows]
+    values = pd.DataFrame([row[1:] for row in rows], ids, AFFECT, dtype=float)
+    answers = corpus.answers().set_index("id")[list(AFFECT)].loc[ids]
+    estimate = {"value": mean_rho(answers.to_numpy(), values.to_numpy()), "n": len(ids)}
+    row = {"model": "solution.txt", "task": "affect", "input": "", "set": "kept aside"}
+    row |= {"metric": "mean", "baseline": False, "seeds": 1, **estimate}
+    return {"results": [row], "facts": {"header": header, "first": ids[0], "last": ids[-1]}}
+
+
+def compare_runs(reference: dict, run: dict, spread: dict) -> list[str]:
+    """What differs between a notebook's reference and its run, a sentence each.
+
+    spread : see `measure_spread`; empty asks for the same to 1e-6
+    """
+    found = []
+    before = {tuple(row[name] for name in KEY): row for row in reference["results"]}
+    now = {tuple(row[name] for name in KEY): row for row in run["results"]}
+    for key in [*before, *(key for key in now if key not in before)]:
+        name = " / ".join(filter(None, key))
+        if key not in before or key not in now:
+            found.append(f"{name}: only in {'the reference' if key in before else 'the run'}")
+        else:
+            found += [f"{name}: {text}" for text in _apart(before[key], now[key], spread)]
+    moving = set(spread.get("facts", []))
+    old, new = dict(flat(reference["facts"])), dict(flat(run["facts"]))
+    for path in sorted((old.keys() | new.keys()) - moving):
+        if not same(old.get(path), new.get(path)):
+            found.append(f"fact {path}: {old.get(path)} against {new.get(path)}")
+    return found
+
+
+def _apart(before: dict, now: dict, spread: dict):
+    tolerance = EXACT
+    if not before["baseline"]:
+        tolerance = max(EXACT, spread.get("results", {}).get(before["metric"], 0.0))
+    for field in sorted(before.keys() | now.keys()):
+        a, b = before.get(field), now.get(field)
+        if field in ("value", "low", "high", "deviation") and None not in (a, b):
+            if not abs(a - b) <= tolerance:  # a NaN is far from everything
+                yield f"{field} {a:.3f} against {b:.3f}, more than {tolerance:.3g} apart"
+        elif a != b:
+            yield f"{field} {a} against {b}"
+
+
+def flat(value, path: str = ""):
+    """Yield (path, leaf) of nested facts; a list of numbers is one leaf."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flat(item, f"{path}.{key}".lstrip("."))
+    else:
+        yield path, value
+
+
+def same(a, b) -> bool:
+    """Equal, numbers to 1e-6."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, float) or isinstance(b, float):
+        numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
+        return numbers and math.isclose(a, b, rel_tol=EXACT, abs_tol=EXACT)
+    return a == b
+
+
+def beaten(results: list[dict]) -> set[tuple]:
+    """(model, task, input, set, metric) of the networks above every baseline of their table."""
+    best: dict[tuple, float] = {}
+    for row in results:
+        if row["baseline"]:
+            place = row["task"], row["set"], row["metric"]
+            best[place] = max(best.get(place, -math.inf), row["value"])
+    found = set()
+    for row in results:
+        place = row["task"], row["set"], row["metric"]
+        if not row["baseline"] and row["value"] > best.get(place, math.inf):
+            found.add(tuple(row[name] for name in KEY))
+    return found
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def measure_spread(corpus: Corpus, names=None) -> dict:
+    """How far results and facts of one seed move between what stands for machines.
+
+    names : notebooks to run, all that train by default
+    Returns {"results": metric -> tolerance, "facts": paths that move, "machines": what was run}.
+    """
+    series = read_series(project_root() / "notebooks")
+    names = names or [name for name in series if name >= "05"]
+    runs = {}
+    for machine, variables in MACHINES.items():
+        out = project_root() / "reports" / "machines" / machine.replace(" ", "-")
+        arguments = {"data": str(corpus.root), "out": str(out), "only": names, "report": False}
+        call = f"from labhelpers.series.run import run_series; run_series(**{arguments!r})"
+        # The kernels inherit what stands for another machine.
+        own = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+        subprocess.run([sys.executable, "-c", call], env=own, check=True)
+        runs[machine] = recorded(out, corpus)
+    return spread_of(list(runs.values())) | {"machines": list(runs)}
+
+
+def spread_of(runs: list[dict[str, dict]]) -> dict:
+    """Metric -> the largest difference of a network's value, bound or deviation, with some room."""
+    rows, facts = {}, {}
+    for run in runs:
+        for name, content in run.items():
+            for row in content["results"]:
+                if not row["baseline"]:
+                    key = name, *(row[field] for field in KEY)
+                    rows.setdefault(key, []).append(row)
+            for path, value in flat(content["facts"]):
+                facts.setdefault((name, path), []).append(value)
+    largest: dict[str, float] = {}
+    for key, several in rows.items():
+        for field in ("value", "low", "high", "deviation"):
+            values = [row[field] for row in several if row.get(field) is not None]
+            apart = max(values, default=0.0) - min(values, default=0.0)
+            largest[key[-1]] = max(largest.get(key[-1], 0.0), apart)
+    moving = set()
+    for (_, path), values in facts.items():
+        if not all(same(values[0], value) for value in values[1:]):
+            moving.add(path)
+    tolerance = {metric: round(ROOM * apart, 4) for metric, apart in sorted(largest.items())}
+    return {"results": tolerance, "facts": sorted(moving)}
+
+
+# --- accepting ------------------------------------------------------------------------------------
+
+
+def make_reference() -> Path:
+    """Run the series on the sample and accept what it gives: notebooks, results, the report.
 
     Says which results moved. This is the one way to accept a change; look at it, then commit.
+    Raises ValueError where an executed notebook shows what a reader should not meet.
     """
-    from labhelpers.series.run import run_series
-
-    sample = project_root() / "data" / "sample"
-    out = run_series(fresh=True, say=say).parent
-    if out.name != sample.name:
-        raise ValueError(
-            f"the reference is made on the sample, and this run took {out.name}; move other corpora out of data/"
-        )
+    corpus = find_corpus("sample")
+    out = run_series("sample", fresh=True).parent
     for path in sorted((out / "notebooks").glob("*.ipynb")):
-        clean_notebook(path, project_root() / "notebooks" / path.name)
-    before, now = load_reference(), load_results(out)
-    for name in now:
-        for sentence in compare_runs(before.get(name, {"results": []}), now[name], {}):
-            say(f"{name}: {sentence}")
-    target = reference_file()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(out / "report.pdf", target.with_name("sample-report.pdf"))
-    write_readme(project_root() / "README.md", now)
-    return write_text(target, json.dumps(now, indent=1))
+        book = nbformat.read(path, 4)
+        problems = faults(book)
+        if problems:
+            raise ValueError(f"{path.stem}: {'; '.join(problems)}")
+        write_text(project_root() / "notebooks" / path.name, cleaned(book, path.name))
+    before, now = load("sample.json"), recorded(out, corpus)
+    for name, run in now.items():
+        for sentence in compare_runs(before.get(name, {"results": [], "facts": {}}), run, {}):
+            print(f"{name}: {sentence}")
+    shutil.copyfile(out / "report.pdf", folder() / "sample-report.pdf")
+    write_readme(project_root() / "README.md", tables(read_records(out)))
+    text = json.dumps(now, indent=1, ensure_ascii=False)
+    return write_text(folder() / "sample.json", text + "\n")
 
 
-def write_readme(path: Path, results: dict[str, dict]) -> None:
-    """Put the results between the two marks of a README, and the plot that it shows beside the reference."""
-    from labhelpers.series.pages import tasks
-
-    genre = next(task for task in tasks(results) if task["name"] == "genre")
-    picture = base64.b64decode(genre["forest"].partition(",")[2])
-    write_text(reference_file().with_name("sample-genre.svg"), picture.decode())
-    before, _, after = path.read_text(encoding="utf-8").split(README_RESULTS)
-    write_text(path, README_RESULTS.join([before, f"\n\n{results_table(results)}\n\n", after]))
-
-
-def results_table(results: dict[str, dict]) -> str:
-    """Markdown tables of the results on clips that chose nothing: a row a model, a column a metric, with intervals."""
-    from labhelpers.series.pages import measure, tasks
-
-    tables = []
-    for task in tasks(results):
-        if task["set"] == "cross-validation":
-            continue
-        metrics = task["metrics"] if task["name"] == "genre" else [task["headline"]]
-        head = [f"{task['name']}, {task['set']} clips", "clips", *map(measure, metrics)]
-        lines = [head, ["---"] * len(head)]
-        for row in task["rows"]:
-            name = f"{row['model']}, {row['input']}" if row["input"] else row["model"]
-            cells = [row["cells"].get(metric) for metric in metrics]
-            values = [f"{cell.value:.2f} [{cell.low:.2f}, {cell.high:.2f}]" if cell else "" for cell in cells]
-            lines.append([name, str(row["n"]), *values])
-        tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(tables)
-
-
-def clean_notebook(source: Path, target: Path) -> None:
-    """Copy an executed notebook without what differs from run to run: timings, paths, ids."""
-    notebook = nbformat.read(source, 4)
+def cleaned(book, name: str) -> str:
+    """An executed notebook without what differs from run to run, with the parameters it had."""
+    source = nbformat.read(project_root() / "notebooks" / name, 4)
+    code = []
+    for cell in book.cells:
+        if "injected-parameters" not in cell.metadata.get("tags", []):
+            code.append(cell)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number:02d}"
-        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)})
-    write_text(target, nbformat.writes(notebook) + "\n")
+    book.metadata = nbformat.from_dict({**source.metadata, "kernelspec": kernel})
+    count = 0
+    for own, cell in zip(source.cells, code, strict=True):
+        cell.id, cell.metadata, cell.source = own.id, own.metadata, own.source
+        if cell.cell_type == "code":
+            count += bool(cell.source.strip())
+            cell.execution_count = count
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = count
+    book.cells = code
+    return nbformat.writes(book) + "\n"
+
+
+def write_readme(path: Path, found: list[Table]) -> None:
+    """Put the results between the two marks of a README, and the plot beside the reference."""
+    genre = next(table for table in found if table.task == "genre")
+    write_text(folder() / "sample-genre.svg", forest(genre).decode())
+    before, _, after = path.read_text(encoding="utf-8").split(README_RESULTS)
+    write_text(path, README_RESULTS.join([before, f"\n\n{results_table(found)}\n\n", after]))
+
+
+def results_table(found: list[Table]) -> str:
+    """Markdown tables of the results on clips that chose nothing, with intervals."""
+    parts = []
+    for table in found:
+        if table.where == "cross-validation":
+            continue
+        metrics = table.metrics if table.task == "genre" else [table.headline]
+        lines = [[f"{table.task}, {table.where} clips", "clips", *map(measure, metrics)]]
+        lines.append(["---"] * len(lines[0]))
+        for row in table.rows:
+            cells = [row.cells.get(metric) for metric in metrics]
+            lines.append([row.label, str(row.n), *map(_cell, cells)])
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def _cell(cell: dict | None) -> str:
+    return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" if cell else ""
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["spread"]:
+        spread = measure_spread(find_corpus("sample"), arguments[1:])
+        write_text(folder() / "spread.json", json.dumps(spread, indent=1) + "\n")
+        return
+    print(make_reference())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
