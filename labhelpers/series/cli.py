@@ -155,7 +155,7 @@ def _add_extract(commands):
     add("--labels", type=Path, help="file of names with genre, affect and, where known, group")
     add("--jobs", type=int, default=-1, help=JOBS)
     add("--dask", metavar="URL", help="run on the Dask cluster at this address (tcp://…)")
-    add("--seconds", type=float, default=30, help="longest part taken of a file (default: 30)")
+    add("--seconds", type=_seconds, default=30, help="longest part taken of a file (default: 30)")
     add("--strict", action="store_true", help="exit with 1 when a file could not be read")
 
 
@@ -220,15 +220,32 @@ def _pages(args):
 def _add_predict(commands):
     about = "Genre and affect of audio files, by the trained models."
     predict = _command(commands, "predict", _predict, about)
-    predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio files")
+    about = "audio files, or folders of them"
+    predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help=about)
     predict.add_argument("--run", type=Path, help="report folder of the models (default: the last)")
+    about = "the middle that is taken of a longer file (default: 30)"
+    predict.add_argument("--seconds", type=_seconds, default=30, help=about)
+    predict.add_argument("--jobs", type=_jobs, default=-1, help="processes (default: one a core)")
     predict.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _predict(args):
     from .predict import predict_files
 
-    return predict_files(args.files, args.run, as_json=args.json)
+    options = {"as_json": args.json, "seconds": args.seconds, "jobs": args.jobs}
+    return predict_files(args.files, args.run, **options)
+
+
+def _seconds(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: a length above 0 is needed")
+    return value
+
+
+def _jobs(text: str) -> int:
+    if not (value := int(text)):
+        raise argparse.ArgumentTypeError("0: give a number of processes, or -1 for one a core")
+    return value
 
 
 # --- kaggle ---------------------------------------------------------------------------------------

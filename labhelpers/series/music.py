@@ -84,6 +84,11 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def audio_files(folder: Path) -> list[Path]:
+    """The audio files at and below a folder, sorted."""
+    return _files_below(folder, None)[0]
+
+
 def _files_below(audio: Path, skip: Path | None) -> tuple[list[Path], list[Path]]:
     """Audio files and the others, sorted, without hidden ones; links are followed once."""
     files, others, seen = [], [], {os.path.realpath(skip)} if skip else set()
