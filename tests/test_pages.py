@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import nbformat
 import numpy as np
 import pytest
+from helpers_corpus import make_corpus
 from PIL import Image
 
 from labhelpers.metrics import Estimate, result_rows
@@ -117,27 +118,44 @@ def rows(model, value, baseline=False, where="test", seeds=1):
     return result_rows(model, "genre", "mel", where, baseline, **scores)
 
 
-@pytest.fixture
-def out(tmp_path, corpus):
-    """A report folder before its pages are written."""
-    folder = tmp_path / "out"
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """What a run left in its folder, before the pages are written; and its corpus."""
+    corpus = make_corpus(tmp_path_factory.mktemp("corpus") / "tiny")
+    folder = tmp_path_factory.mktemp("left") / "out"
     (folder / "notebooks").mkdir(parents=True)
     for name, book in (("05_lstm", first_book()), ("06_evaluation", second_book())):
         nbformat.write(book, folder / "notebooks" / f"{name}.ipynb")
-    listed = (
-        rows("majority class", 2 / 9, True) + rows("SVM", 5 / 9, True) + rows("CNN", 7 / 9, seeds=3)
-    )
-    save_run("06_evaluation", corpus, folder, results=listed + rows("CNN", 0.9, where="validation"))
-    ids = corpus.labels("genre", "test")["id"].tolist()
+    listed = rows("majority class", 2 / 9, True) + rows("SVM", 5 / 9, True)
+    listed += rows("CNN", 7 / 9, seeds=3) + rows("CNN", 0.9, where="validation")
+    save_run("06_evaluation", corpus, folder, results=listed)
+    guesses = ["Rock", "Jazz</script>", *["Rock"] * 7]
     places = {
-        "ids": ids,
+        "ids": corpus.labels("genre", "test")["id"].tolist(),
         "x": list(range(9)),
         "y": [0] * 9,
         "genre": ["Rock"] * 9,
-        "predicted": ["Rock", "Jazz</script>", *["Rock"] * 7],
+        "predicted": guesses,
     }
     save_run("07_cnn", corpus, folder, facts={"map": places})
     (folder / "solution.txt").write_text("Id,valence\n")
+    counts = corpus.describe().to_dict("records")
+    about = {"name": "tiny", "sample": False, "root": str(corpus.root), "counts": counts}
+    (folder / "run.json").write_text(json.dumps({"corpus": about}))
+    return folder, corpus
+
+
+@pytest.fixture
+def out(left, tmp_path):
+    """A copy of it, to write pages into and to spoil."""
+    return Path(shutil.copytree(left[0], tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def written(left):
+    """The same with its pages, to be read only."""
+    folder = Path(shutil.copytree(left[0], left[0].with_name("written")))
+    rewrite_report(folder, author="Maria", course="Patterns")
     return folder
 
 
@@ -180,9 +198,8 @@ def text_of(pdf, *options):
     return re.sub(r"\s+", " ", done.stdout)
 
 
-def test_a_page_has_contents_captions_and_links(out):
-    rewrite_report(out)
-    page = (out / "html" / "05_lstm.html").read_text()
+def test_a_page_has_contents_captions_and_links(written):
+    page = (written / "html" / "05_lstm.html").read_text()
     found = Links(page)
     assert "05_lstm-5α-an-lstm" in found.ids and "#05_lstm-5β-two" in found.targets
     assert 'aria-label="On this page"' in page and "../notebooks/05_lstm.ipynb" in found.targets
@@ -203,17 +220,17 @@ def test_a_page_has_contents_captions_and_links(out):
     assert "Step 6: The second →" in page  # titles, not file names
 
 
-def test_what_labels_say_does_nothing_in_a_page(out):
-    rewrite_report(out)
-    page = (out / "html" / "05_lstm.html").read_text().split("<article>")[1].split("</article>")[0]
+def test_what_labels_say_does_nothing_in_a_page(written):
+    page = (
+        (written / "html" / "05_lstm.html").read_text().split("<article>")[1].split("</article>")[0]
+    )
     assert "<script" not in page and "&lt;script" in page and "<b onclick" not in page
-    assert "Jazz</script>" not in (out / "html" / "clips.html").read_text()
+    assert "Jazz</script>" not in (written / "html" / "clips.html").read_text()
 
 
-def test_every_link_leads_somewhere_in_the_zip_too(out, tmp_path):
-    rewrite_report(out)
-    check_links(out)
-    with zipfile.ZipFile(out / "deliverable.zip") as archive:
+def test_every_link_leads_somewhere_in_the_zip_too(written, tmp_path):
+    check_links(written)
+    with zipfile.ZipFile(written / "deliverable.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     (top,) = (tmp_path / "unpacked").iterdir()
     check_links(top)
@@ -226,9 +243,8 @@ def test_every_link_leads_somewhere_in_the_zip_too(out, tmp_path):
             assert (top / link).exists(), link
 
 
-def test_the_index_answers_at_once(out):
-    rewrite_report(out, author="Maria", course="Patterns")
-    page = (out / "index.html").read_text()
+def test_the_index_answers_at_once(written):
+    page = (written / "index.html").read_text()
     assert (
         "Genre: 7 of 9 test clips right (CNN, mel, mean of 3 seeds); "
         "SVM, mel 5, majority class, mel 2." in page
@@ -240,9 +256,8 @@ def test_the_index_answers_at_once(out):
     assert best[:2] == ["0.78", "0.73"]
 
 
-def test_the_answer_sheet_takes_the_first_paragraph(out):
-    rewrite_report(out)
-    page = (out / "html" / "answers.html").read_text()
+def test_the_answer_sheet_takes_the_first_paragraph(written):
+    page = (written / "html" / "answers.html").read_text()
     assert (
         "How many time steps?" in page
         and "Is that many?" in page
@@ -254,11 +269,10 @@ def test_the_answer_sheet_takes_the_first_paragraph(out):
     assert places  # check_links follows them
 
 
-def test_the_pdfs(out):
+def test_the_pdfs(written):
     if not shutil.which("pdftotext"):
         pytest.skip("no pdftotext")
-    rewrite_report(out, author="Maria", course="Patterns")
-    short, full = (text_of(out / name) for name in ("report.pdf", "appendix.pdf"))
+    short, full = (text_of(written / name) for name in ("report.pdf", "appendix.pdf"))
     for said in (
         "Maria · Patterns",
         "Step 5: The first",
@@ -278,8 +292,8 @@ def test_the_pdfs(out):
     ):
         assert said in full, said
     assert "Recorded in" not in full and "import sys" not in full
-    raw = (out / "appendix.pdf").read_bytes()
-    assert b"/Author" in raw and b"falling" in text_bytes(out / "appendix.pdf")
+    raw = (written / "appendix.pdf").read_bytes()
+    assert b"/Author" in raw and b"falling" in text_bytes(written / "appendix.pdf")
 
 
 def text_bytes(pdf):
@@ -287,8 +301,7 @@ def text_bytes(pdf):
     return done.stdout + pdf.read_bytes()
 
 
-def test_neither_corpus_nor_a_whole_run_is_needed(out, corpus, capsys):
-    corpus.root.rename(corpus.root.with_name("away"))
+def test_neither_corpus_nor_a_whole_run_is_needed(out, capsys):
     (out / "run.json").write_text(
         '{"notebooks": {"05_lstm": {"state": "done"}, "06_evaluation": 7}}'
     )
@@ -311,6 +324,22 @@ def test_without_pandoc_the_index_links_to_the_notebooks(out, monkeypatch):
     html = (out / "index.html").read_text()
     assert 'href="notebooks/05_lstm.ipynb"' in html and "report.pdf" not in html
     assert not (out / "report.pdf").exists()
+
+
+def test_a_formula_that_typst_cannot_set_costs_one_pdf_only(out, monkeypatch, caplog):
+    monkeypatch.setattr(pages, "convert", broken(pages.convert))
+    rewrite_report(out)
+    assert "could not be set" in caplog.text and not (out / "report.pdf").exists()
+    assert "report.pdf" not in (out / "index.html").read_text() and check_links(out) is None
+
+
+def broken(convert):
+    def converted(book, name, names, form, folder, **options):
+        return convert(book, name, names, form, folder, **options) + "$ nosuchsymbol $" * (
+            form == "typst"
+        )
+
+    return converted
 
 
 def test_the_same_bytes_for_the_same_content(out):

@@ -70,9 +70,12 @@ def write_report(out: Path, series: dict[str, Path], state: dict, *, code: bool 
         "solution": (out / "solution.txt").is_file(),
     }  # fmt: skip
     shutil.rmtree(out / "html", ignore_errors=True)
+    for old in out.glob("*.pdf"):
+        old.unlink()
     if can_set():
         _write_pages(out, books, titles, context)
         _write_pdfs(out, books, titles, context, code)
+    context["pdfs"] = {path.name for path in out.glob("*.pdf")}
     if clips:
         write_text(out / "html" / "clips.html", _render("clips.html", **context))
     write_text(out / "index.html", _render("index.html", **context))
@@ -192,23 +195,23 @@ def prepared(book, name: str):
                 for output in cell.outputs
                 if not output.get("metadata", {}).get("is_caption")
             ]
-    book.cells = _one_setup(cells)
+    book.cells = _folded(cells)
     return book
 
 
-def _one_setup(cells: list) -> list:
-    """Set-up, parameters and imports, which follow each other, as one cell."""
-    first = next((i for i, cell in enumerate(cells) if cell.cell_type == "code"), len(cells))
-    end = first
-    while end < len(cells) and cells[end].cell_type == "code":
-        end += 1
-    if end - first > 1:
-        merged = cells[first]
-        merged.source = "\n\n".join(cell.source for cell in cells[first:end])
-        merged.outputs = [output for cell in cells[first:end] for output in cell.outputs]
-        merged.metadata.tags = ["setup"]
-        cells[first:end] = [merged]
-    return cells
+def _folded(cells: list) -> list:
+    """Set-up, parameters and imports as one cell; later ones up to one that shows something."""
+    folded: list = []
+    for cell in cells:
+        last = folded[-1] if folded else None
+        if last is None or cell.cell_type == "markdown" or last.cell_type == "markdown":
+            folded.append(cell)
+        elif "setup" in last.metadata.tags or not last.outputs:
+            last.source += f"\n\n{cell.source}"
+            last.outputs += cell.outputs
+        else:
+            folded.append(cell)
+    return folded
 
 
 def _rich(output, number: str, counts: dict):
@@ -224,6 +227,7 @@ def _rich(output, number: str, counts: dict):
         thing = "Figure" if kind.startswith("image") else "Table"
         counts[thing] += 1
         label = f"{thing} {number}.{counts[thing]}."
+        caption = caption[:1].upper() + caption[1:]
         if thing == "Figure":
             about["caption"] = f"**{label}** {caption}"
         else:
@@ -295,7 +299,7 @@ def convert(book, name: str, names, form: str, folder: Path, **options) -> str:
     for other in names:
         number = other.split("_")[0]
         greek = number.replace("a", "α").replace("b", "β")
-        for key in (number, number.lstrip("0"), greek, greek.lstrip("0")):
+        for key in (number, number.lstrip("0") or "0", greek, greek.lstrip("0") or "0"):
             pages[key] = other
     about = folder / "about.json"
     about.write_text(json.dumps({"notebook": name, "pages": pages, **options}), encoding="utf-8")
@@ -364,6 +368,8 @@ def _compile(target: Path, chapters: list[str], folder: Path, context: dict, sho
     import typst
 
     body = "\n\n".join(chapters).replace("align(center)[#table(", "align(left)[#table(")
+    for name, sign in (("dot", "⊙"), ("plus", "⊕"), ("times", "⊗")):
+        body = body.replace(f"{name}.circle", sign)  # pandoc's name for it is not every typst's
     known = set(re.findall(r"^<([^>\s]+)>$|\] <([^>\s]+)>$", body, re.M))
     known = {label for pair in known for label in pair}
     body = re.sub(  # a link that leads nowhere would be an error
@@ -384,7 +390,12 @@ def _compile(target: Path, chapters: list[str], folder: Path, context: dict, sho
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
     source = folder / "report.typ"
     source.write_text((TEMPLATES / "report.typ").read_text("utf-8") + body, encoding="utf-8")
-    pdf = typst.compile(str(source), root=str(folder))
+    try:
+        pdf = typst.compile(str(source), root=str(folder))
+    except typst.TypstError as error:  # the other pages are as good without it
+        log.warning("%s could not be set: %s", target, error)
+        target.unlink(missing_ok=True)
+        return 0
     with atomic(target) as partial:
         partial.write_bytes(pdf)
     counted = typst.query(str(source), "<pages>", field="value", one=True, root=str(folder))

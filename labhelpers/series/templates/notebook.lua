@@ -168,7 +168,11 @@ function Pandoc(doc)
       header.identifier = header.level == 1 and name or anchor(header.identifier)
       return header
     end,
-    CodeBlock = function(block) 
+    Math = function(math)
+      if pdf or math.mathtype == "InlineMath" then return nil end
+      return pandoc.Span(math, pandoc.Attr("", { "formula" }, { tabindex = "0" }))
+    end,
+    CodeBlock = function(block)
       block.attributes.tabindex = "0"
       return block
     end,
