@@ -35,7 +35,9 @@ record = dict(
 )
 folder = pathlib.Path(OUT) / "records"
 (folder / "01_first.json").write_text(json.dumps(record))
-print(os.environ["PYTHONWARNINGS"])
+import librosa
+librosa.ex  # loads pooch, and that tqdm.auto
+import tqdm.auto
 """
 READ = """
 import pathlib
@@ -96,6 +98,7 @@ def test_the_series_runs_once_and_leaves_a_report(small):
     assert any(line.startswith("01_first, notebook 1 of 2") for line in small.said)
     assert "Genre: 5 of 10 test clips right (CNN, mel); majority class, mel 2." in small.said
     executed = nbformat.read(small.out / "notebooks" / "01_first.ipynb", 4)
+    assert notebooks.faults(executed) == []  # not even tqdm's, where ipywidgets is missing
     assert not [part for part in (executed, *executed.cells) if "papermill" in part.metadata]
     assert "majority class" in index.read_text() and "1 The first" in index.read_text()
     assert json.loads((small.out / "run.json").read_text())["corpus"]["name"] == "tiny"

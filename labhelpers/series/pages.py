@@ -262,27 +262,21 @@ def answer_sheet(books: dict, titles: dict):
 
 def summary_of(book):
     """What the short report says of a notebook: title, summary cells and key figures."""
-    chosen = nbformat.v4.new_notebook()
-    summaries = [cell for cell in book.cells if "summary" in cell.metadata.get("tags", [])]
-    titles = [cell for cell in book.cells if cell.cell_type == "markdown"][:1]
-    heads = []
-    for cell in titles:
-        source = cell.source if not summaries else cell.source.split("\n\n")[0]
-        heads.append(nbformat.v4.new_markdown_cell(source))
-    texts, figures = [], []
+    v4 = nbformat.v4
+    title = next((cell.source for cell in book.cells if cell.cell_type == "markdown"), "")
+    summaries = [deepcopy(cell) for cell in book.cells if "summary" in cell.metadata.tags]
+    if summaries:  # else what stands below the title has to do
+        title = title.split("\n\n")[0]
     for cell in summaries:
-        cell = deepcopy(cell)
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"^#+ .*\n+", "", cell.source)  # "In short": all of this is
-        else:
-            cell.source = ""
-        texts.append(cell)
+        # Neither its heading, "In short" (all of this is), nor code.
+        heading = r"^#+ .*\n+" if cell.cell_type == "markdown" else r"(?s).*"
+        cell.source = re.sub(heading, "", cell.source, count=1)
+    figures = []
     for cell in book.cells:
         outputs = [out for out in cell.get("outputs", []) if out.get("metadata", {}).get("key")]
-        if outputs:
-            figures.append(nbformat.v4.new_code_cell("", outputs=outputs))
-    chosen.cells = [*heads, *texts, *figures]
-    return chosen
+        if outputs and cell not in summaries:
+            figures.append(v4.new_code_cell("", outputs=outputs))
+    return v4.new_notebook(cells=[v4.new_markdown_cell(title), *summaries, *figures])
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -344,11 +338,11 @@ def _write_pdfs(out: Path, books: dict, titles: dict, context: dict, code: bool)
         for name, book in chapters.items():
             full.append(convert(book, name, books, "typst", folder, code=code))
         _compile(out / "appendix.pdf", full, folder, context, short=False)
-        for wide in (1300, 1700, 2200, 2800, 9999):  # the figures' share of a line falls
-            short = [_results_chapter(folder, context, short=True)]
-            for name, book in books.items():
-                short.append(convert(summary_of(book), name, books, "typst", folder, wide=wide))
-            pages = _compile(out / "report.pdf", short, folder, context, short=True)
+        short = [_results_chapter(folder, context, short=True)]
+        for name, book in books.items():
+            short.append(convert(summary_of(book), name, books, "typst", folder))
+        for scale in (0.75, 0.6, 0.45, 0.35, 0.25):
+            pages = _compile(out / "report.pdf", short, folder, context, short=True, scale=scale)
             if pages <= PAGES:
                 break
 
@@ -363,8 +357,8 @@ def _results_chapter(folder: Path, context: dict, short: bool) -> str:
     return pypandoc.convert_text(text, "typst", "html", extra_args=arguments)
 
 
-def _compile(target: Path, chapters: list[str], folder: Path, context: dict, short: bool) -> int:
-    """Set chapters as a PDF; returns its number of pages."""
+def _compile(target: Path, chapters: list[str], folder: Path, context: dict, short, scale=1) -> int:
+    """Set chapters as a PDF, figures by `scale` smaller; returns its number of pages."""
     import typst
 
     body = "\n\n".join(chapters).replace("align(center)[#table(", "align(left)[#table(")
@@ -383,7 +377,8 @@ def _compile(target: Path, chapters: list[str], folder: Path, context: dict, sho
         body = body.replace(f"{picture.stem}.png", picture.name)
     state, corpus = context["state"], context["corpus"]
     about = {
-        "title": TITLE, "short": short, "corpus": corpus["name"], "sample": corpus["sample"],
+        "title": TITLE, "short": short, "scale": scale,
+        "corpus": corpus["name"], "sample": corpus["sample"],
         "author": state.get("author", ""), "course": state.get("course", ""),
         "date": context["facts"].get("Finished", ""), "headlines": context["headlines"],
     }  # fmt: skip

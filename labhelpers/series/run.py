@@ -373,8 +373,8 @@ class Progress:
         text = f"{name}, notebook {number} of {self.total} · {duration(passed)}"
         if None not in self.left.values():
             expected = max(self.left[name] - passed, 0)
-            others = sum(self.left.values()) - self.left[name]
-            text += f", about {duration(expected + others)} left"
+            expected += sum(self.left.values()) - self.left[name]
+            text += f", about {duration(expected)} left" if expected else ", longer than last time"
         return f"{text} · {self.place}" if self.place else text
 
     def _tick(self, name: str, begun: float, done: threading.Event) -> None:

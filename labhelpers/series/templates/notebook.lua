@@ -1,8 +1,9 @@
 -- A notebook as pandoc reads it, made into a page (HTML) or into a chapter of a PDF (Typst).
 -- Metadata: notebook (its name, which begins every id), pages (number -> name of a notebook),
--- code (keep it in the PDF), wide (pixels of a figure that fills a line of the PDF).
+-- code (keep it in the PDF).
 local pdf, said = FORMAT == "typst", pandoc.utils.stringify
-local name, pages, known, code, wide = "", {}, {}, false, 1000
+local name, pages, known, code = "", {}, {}, false
+local WIDE = 1000  -- pixels of a figure that fills a line of the PDF
 local ALLOWED = {}
 for tag in ("details summary figure figcaption audio br sub sup b i em strong pre"):gmatch("%a+") do
   ALLOWED[tag] = true
@@ -30,9 +31,9 @@ local function figure(image)
     local zoom = html('<button type="button" class="zoom" title="Enlarge">')
     return pandoc.Figure({ zoom, pandoc.Plain(image), html("</button>") }, read(caption))
   end
-  local share = math.min(100, 100 * (tonumber(image.attributes.width) or 700) / wide)
+  local share = math.min(100, 100 * (tonumber(image.attributes.width) or 700) / WIDE)
   local text = alt:gsub('[\\"]', "\\%0"):gsub("%s+", " ")
-  local call = '#figure(image("%s", alt: "%s", width: %.0f%%), caption: ['
+  local call = '#figure(image("%s", alt: "%s", width: %.0f%% * about.scale), caption: ['
   local inlines = pandoc.utils.blocks_to_inlines(read(caption))
   inlines:insert(1, pandoc.RawInline("typst", call:format("media/" .. image.src, text, share)))
   inlines:insert(pandoc.RawInline("typst", "])"))
@@ -116,9 +117,10 @@ local function mentions(inlines)
   local made = pandoc.List()
   for i, inline in ipairs(inlines) do
     local word = i > 2 and inlines[i - 1].t == "Space" and inlines[i - 2].text or ""
+    word = word:lower():gsub("^%p+", "")
     local number, rest = (inline.text or ""):match("^(.-)(%p*)$")
-    local there = pages[number] or pages[number and number:match("^%d+") or ""]
-    local meant = word:lower() == "notebook" or word:lower() == "step"
+    local there = number and (pages[number] or pages[number:match("^%d+") or ""])
+    local meant = word == "notebook" or word == "notebooks" or word == "step"
     if inline.t == "Str" and meant and there and there ~= name then
       made:insert(pandoc.Link(number, there .. ".ipynb"))
       made:insert(pandoc.Str(rest))
@@ -146,7 +148,6 @@ end
 function Pandoc(doc)
   local meta = doc.meta
   name, code = said(meta.notebook or ""), meta.code == true
-  wide = tonumber(said(meta.wide or "")) or wide
   for number, page in pairs(meta.pages or {}) do
     pages[number] = said(page)
     known[said(page)] = true
