@@ -1,8 +1,14 @@
-"""Do the tests notice a wrong program? `make mutations` makes small wrong changes, one at a time, and shows that each
-fails them. The changes are the mistakes that music machine learning is known for: they run, and give plausible numbers.
+"""Do the tests notice a wrong program? Small wrong changes, one at a time, each of which must fail.
 
-Each change is made in a copy of the working tree; the copy without a change must pass.
+    python -m tools.mutations                 all of them, some minutes
+    python -m tools.mutations training 07     those whose file or name has one of these words
+
+The changes are the mistakes that music machine learning is known for: the wrong program runs, and
+gives plausible numbers. Each is made in a copy of the working tree, where the tests near it run;
+without a change, those must pass.
 """
+
+from __future__ import annotations
 
 import os
 import shutil
@@ -10,79 +16,376 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [f"tests/test_{name}.py" for name in ("datasets", "training", "models", "evaluation")]
-# What is wrong: (file, the right text, the wrong text).
-MUTATIONS = {
-    "swapped axis: an array reshaped instead of transposed": (
-        "datasets.py", "row[:frames] = clip.T", "row[:frames] = clip.reshape(frames, -1)",
-    ),
-    "swapped axis: recall where precision belongs": (
-        "evaluation.py", "fscore_support(y, pred, labels=codes", "fscore_support(pred, y, labels=codes",
-    ),
-    "labels off by one": (
-        "datasets.py", 'table["genre"].cat.codes.to_numpy(np.int64)',
-        '(table["genre"].cat.codes.to_numpy(np.int64) + 1) % len(table["genre"].cat.categories)',
-    ),
-    "padding with 0 dB, the loudest there is": ("datasets.py", "SILENCE_DB = -80.0", "SILENCE_DB = 0.0"),
-    "evaluation mode forgotten": ("training.py", "    model.eval()\n    device = next", "    device = next"),
-    "the score averaged over batches": (
-        "training.py", '"val_score": score(ds.y.cpu(), predictions)',
-        '"val_score": float(np.mean([score(*pair) for pair in zip(ds.y.cpu().split(4), predictions.split(4))]))',
-    ),
-    "the loss averaged over batches": ("training.py", "count += len(x)", "count += len(x) * len(x) / self.batch_size"),
-    "rows not normalised": ("models.py", "return (x - self.mean) / self.std", "return x"),
-    "the backward LSTM reads the padding first": (
-        "models.py", "reverse_frames(h, lengths))[0]", "h.flip(1))[0]",
-    ),
-    "clips of one track on both sides of a split": ("datasets.py", "strata, ds.groups)", "strata, np.arange(len(ds)))"),
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong change: what it is, the right text and the wrong one, and the tests near it."""
+
+    what: str
+    right: str
+    wrong: str
+    near: str  # files of tests/, and -k with words of the tests, to be fast
+
+
+# File -> wrong changes to it.
+MUTATIONS: dict[str, list[Wrong]] = {
+    "labhelpers/audio.py": [
+        Wrong("dB against 1, not the clip's maximum", "ref=np.max", "ref=1.0", "test_extract.py"),
+        Wrong("beat-synced by the mean", "aggregate=np.median", "aggregate=np.mean",
+              "test_extract.py"),
+        Wrong("mel and chroma swapped", "return S[:N_MELS], S[N_MELS:]",
+              "return S[N_MELS:], S[:N_MELS]", "test_extract.py"),
+    ],
+    "labhelpers/corpora/layout.py": [
+        Wrong("energy and danceability swapped", '("valence", "energy", "danceability")',
+              '("valence", "danceability", "energy")', "test_corpora.py"),
+        Wrong("a fingerprint without the labels", ' + path.read_bytes())', ")",
+              "test_corpora.py test_report.py"),
+        Wrong("a fingerprint without the arrays", "digest.update(repr(sorted(sizes.items()))",
+              "digest.update(repr(len(sizes))", "test_corpora.py test_report.py"),
+        Wrong("clips with NaN taken", "if not np.isfinite(array).all():", "if False:",
+              "test_corpora.py"),
+    ],
+    "labhelpers/series/extract.py": [
+        Wrong("a manifest without the length taken",
+              "stat and stat.st_mtime_ns, seconds]", "stat and stat.st_mtime_ns]",
+              "test_extract.py test_music.py"),
+        Wrong("a manifest without the modification time",
+              "stat and stat.st_mtime_ns, seconds]", "seconds]", "test_extract.py test_music.py"),
+    ],
+    "labhelpers/datasets.py": [
+        Wrong("an array reshaped instead of transposed", "= clip.T",
+              "= clip.reshape(clip.shape[1], -1)", "test_datasets.py"),
+        Wrong("labels off by one", 'self.clips["code"].to_numpy(np.int64))',
+              '(self.clips["code"].to_numpy(np.int64) + 1) % len(self.classes))',
+              "test_datasets.py"),
+        Wrong("padding with 0 dB, the loudest there is", "result[:, :N_MELS] = SILENCE_DB",
+              "result[:, :N_MELS] = 0", "test_datasets.py"),
+        Wrong("chroma taken for mel", '"chroma": slice(N_MELS, N_FEATURES)',
+              '"chroma": slice(0, N_FEATURES - N_MELS)', "test_datasets.py"),
+        Wrong("a cache key without the modification time",
+              "(str(path), stat.st_size, stat.st_mtime_ns)", "(str(path), stat.st_size)",
+              "test_datasets.py"),
+        Wrong("a cache key without the size",
+              "(str(path), stat.st_size, stat.st_mtime_ns)", "(str(path), stat.st_mtime_ns)",
+              "test_datasets.py"),
+        Wrong("a cache key without the way of padding", "facts = [SILENCE_DB, N_FEATURES]",
+              "facts = []", "test_datasets.py"),
+        Wrong("the array that was replaced is kept", "shutil.rmtree(other)", "pass",
+              "test_datasets.py"),
+        Wrong("the cache can be written through a tensor", 'mmap_mode="c"', 'mmap_mode="r+"',
+              "test_datasets.py"),
+        Wrong("clips of one track on both sides of a split", "pd.Series(strata(ds), ds.groups)",
+              "pd.Series(strata(ds), ds.ids)", "test_datasets.py"),
+        Wrong("folds that part tracks", "levels, ds.groups))", "levels, ds.ids))",
+              "test_datasets.py"),
+        Wrong("a class that is missing from one side", "min(max(1, round(",
+              "min(max(0, round(", "test_datasets.py"),
+        Wrong("held-out clips that depend on the axis", "mean = ds.clips[list(AFFECT)]",
+              "mean = ds.clips[list(ds.axes)]", "test_datasets.py"),
+        Wrong("classes of the test split", 'known = table if split == "train" else',
+              'known = table if split == split else', "test_datasets.py"),
+        Wrong("train + validation out of order", 'clips.sort_values("position")', "clips",
+              "test_datasets.py"),
+        Wrong("a subset that forgets its order", "return self.array[self.positions][",
+              "return self.array[self.positions.sort().values][", "test_datasets.py"),
+    ],
+    "labhelpers/batches.py": [
+        Wrong("batches not shuffled", "order = torch.randperm(len(lengths))",
+              "order = torch.arange(len(lengths))", "test_batches.py test_training.py -k shuffle"),
+        Wrong("short clips first", "turns = torch.randperm(len(chunks))",
+              "turns = torch.arange(len(chunks))", "test_batches.py"),
+        Wrong("windows that all start at the front", "return (torch.rand(len(lengths)) * choices)",
+              "return (0 * torch.rand(len(lengths)) * choices)", "test_batches.py"),
+        Wrong("targets of other clips", "ds.y[order].to(device)", "ds.y.to(device)",
+              "test_batches.py"),
+        Wrong("a window's length without its start", "(lengths - starts).clamp(max=crop)",
+              "lengths.clamp(max=crop)", "test_batches.py"),
+        Wrong("masks that reach the padding", "_bands(lengths, augment.time_width",
+              "_bands(torch.full_like(lengths, x.shape[1]), augment.time_width",
+              "test_batches.py"),
+        Wrong("masks of 0 dB", "x = torch.where(masked[:, :, None], mean, x)",
+              "x = torch.where(masked[:, :, None], 0 * mean, x)", "test_batches.py"),
+        Wrong("mixup of the clips alone",
+              "targets = share * targets + (1 - share) * targets[other]", "targets = targets",
+              "test_batches.py"),
+    ],
+    "labhelpers/models.py": [
+        Wrong("rows not normalised", "return (x - self.mean) / self.std", "return x",
+              "test_models.py"),
+        Wrong("normalised with the padding", "x[frame_mask(lengths, x.shape[1])].double()",
+              "x.flatten(0, 1).double()", "test_models.py"),
+        Wrong("the backward LSTM reads the padding first", "reverse_frames(h, lengths))[0]",
+              "h.flip(1))[0]", "test_models.py"),
+        Wrong("the state behind the clip's end", "lengths - 1]", "-1]", "test_models.py"),
+        Wrong("the backward state at the last step", "h[:, 0, half:]",
+              "h[torch.arange(len(h)), lengths - 1, half:]", "test_models.py"),
+        Wrong("no dropout before the LSTM's head", "return self.dropout(self.pool(h, lengths))",
+              "return self.pool(h, lengths)", "test_models.py"),
+        Wrong("no dropout between the LSTM's layers", "h = self.dropout(h) if depth else h", "",
+              "test_models.py"),
+        Wrong("no dropout before the CNN's head",
+              "return self.dropout(torch.cat([mean, peak], dim=1))",
+              "return torch.cat([mean, peak], dim=1)", "test_models.py"),
+        Wrong("the CNN sees the padding", "h = h * mask[..., None]", "h = h * 1", "test_models.py"),
+        Wrong("ReLU before batch norm", "nn.BatchNorm2d(outputs),\n            nn.ReLU(),",
+              "nn.ReLU(),\n            nn.BatchNorm2d(outputs),", "test_models.py"),
+        Wrong("flat targets broadcast", "return _checked(y, self.axes)\n\n    def loss(self, "
+              "outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:\n        return REG",
+              "return y\n\n    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> "
+              "torch.Tensor:\n        return REG", "test_models.py"),
+        Wrong("scaled losses as equal ones", "losses = losses / self.scale", "pass",
+              "test_models.py"),
+        Wrong("the genre loss at full weight", "return self.genre_weight * genre_loss",
+              "return genre_loss",
+              "test_models.py"),
+        Wrong("a checkpoint that unpickles", "weights_only=True)\n        model = build",
+              "weights_only=False)\n        model = build", "test_models.py"),
+        Wrong("no label smoothing", ", label_smoothing=self.label_smoothing)", ")",
+              "test_models.py"),
+    ],
+    "labhelpers/training.py": [
+        Wrong("evaluation mode forgotten",
+              "    model.eval()\n    device = next", "    device = next",
+              "test_training.py -k 'order or validation_has'"),
+        Wrong("training mode forgotten", "    model.train()\n    keep", "    keep",
+              "test_training.py -k 'validation_has or frozen'"),
+        Wrong("augmentation at evaluation too", "x = cut(ds, where, starts, frames).to(device)",
+              "x = cut(ds, where, starts, frames).to(device) + torch.randn(1, device=device)",
+              "test_training.py -k 'validation_has or order'"),
+        Wrong("no augmentation", "        if augment:\n            x, lengths",
+              "        if False:\n            x, lengths", "test_training.py -k validation_has"),
+        Wrong("CROP ignored in training", "stream = alternate(splits, batch_size, crop, device)",
+              "stream = alternate(splits, batch_size, None, device)",
+              "test_training.py -k validation_has"),
+        Wrong("CROP ignored in validation", "row |= validate(kept, val, crop=crop, "
+              "batch_size=batch_size)", "row |= validate(kept, val, batch_size=batch_size)",
+              "test_training.py -k validation_has"),
+        Wrong("gradients not clipped", "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+              "pass", "test_training.py -k clipped"),
+        Wrong("weight decay ignored", "lr=lr, weight_decay=weight_decay", "lr=lr, weight_decay=0.0",
+              "test_training.py -k decay"),
+        Wrong("Adam's decay for AdamW's", "torch.optim.AdamW(trained", "torch.optim.Adam(trained",
+              "test_training.py -k decay"),
+        Wrong("the average's decay by the epoch", "1 - 1 / (steps * ema)", "1 - 1 / ema",
+              "test_training.py -k average"),
+        Wrong("raw weights validated where the average is kept",
+              "row |= validate(kept, val", "row |= validate(model, val",
+              "test_training.py -k average"),
+        Wrong("raw weights kept instead of the average",
+              "state[\"average\"].module if ema else model", "model",
+              "test_training.py -k average"),
+        Wrong("the best state an alias of the live one",
+              "{name: v.clone() for name, v in kept.state_dict().items()}",
+              "dict(kept.state_dict())", "test_training.py -k alias"),
+        Wrong("the best epoch not restored", "        if state[\"best\"]:\n            model.load",
+              "        if False:\n            model.load", "test_training.py -k 'best or inter'"),
+        Wrong("an epoch of the warm-up kept", "first = min(math.ceil(WARM_UP * planned)",
+              "first = min(0", "test_training.py -k best_epoch"),
+        Wrong("the last epoch kept for the best", "return int(smooth[first:].idxmin()) + 1",
+              "return len(losses)", "test_training.py -k best_epoch"),
+        Wrong("resume without the best state", "    state[\"best\"] = content[\"best\"]", "",
+              "test_training.py -k kill"),
+        Wrong("resume of another training", "if content[\"arguments\"] != told:", "if False:",
+              "test_training.py -k another"),
+        Wrong("resume with other labels", "digest.update(split.y.numpy().tobytes())", "pass",
+              "test_training.py -k another"),
+        Wrong("a resume that unpickles", "map_location=\"cpu\", weights_only=True)",
+              "map_location=\"cpu\", weights_only=False)", "test_training.py -k pickle"),
+        Wrong("a frozen batch norm that moves", "            module.eval()", "            pass",
+              "test_training.py -k frozen"),
+        Wrong("the loss averaged over batches",
+              "finite.float()]) * len(x)\n        count += len(x)",
+              "finite.float()])\n        count += 1", "test_training.py -k over_all"),
+        Wrong("rho averaged over batches", "score = mean_rho(ds.y, predictions)",
+              "score = np.mean([mean_rho(*pair) for pair in "
+              "zip(ds.y.split(4), predictions.split(4))])", "test_training.py -k over_all"),
+        Wrong("predictions in the order of their lengths",
+              "torch.cat(values)[order.argsort().to(device)].cpu()", "torch.cat(values).cpu()",
+              "test_training.py -k order"),
+        Wrong("one window for all", "n = N_WINDOWS if longest > frames else 1", "n = 1",
+              "test_training.py -k windows"),
+        Wrong("an embedding of one window",
+              "return over_windows(backbone, ds, backbone.mean.device, crop, batch_size).numpy()",
+              "return over_windows(backbone, ds, backbone.mean.device, None, batch_size).numpy()",
+              "test_training.py -k windows"),
+        Wrong("predictions in half precision", "        return model.decode(model(x, lengths))",
+              "        with torch.autocast(x.device.type, torch.bfloat16):\n"
+              "            return model.decode(model(x, lengths))",
+              "test_training.py -k 'order or half'"),
+        Wrong("half precision on any CPU", "if half is False or (half is None and device.type != "
+              "\"cuda\"):", "if half is False:", "test_training.py -k float32_unless"),
+        Wrong("a refit without the validation clips", "both = [union(splits[0], val), *splits[1:]]",
+              "both = splits", "test_training.py -k seeds"),
+        Wrong("each seed the same", "seed=seed, **options))", "seed=0, **options))",
+              "test_training.py -k seeds"),
+        Wrong("a refit as long as the choosing run", "epochs=chosen.best_epoch, seed",
+              "epochs=epochs, seed", "test_training.py -k seeds"),
+        Wrong("tasks one after the other", "order = torch.randperm(len(turns))",
+              "order = torch.arange(len(turns))", "test_training.py -k alternate"),
+        Wrong("a copy from the host in each step", "        count += len(x)\n    loss, finite",
+              "        count += len(x)\n        total += torch.zeros(2).to(device)\n"
+              "    loss, finite", "test_gpu.py"),
+    ],
+    "labhelpers/metrics.py": [
+        Wrong("recall where precision belongs", "precision_recall_fscore_support(y, pred, "
+              "labels=codes, zero", "precision_recall_fscore_support(pred, y, labels=codes, zero",
+              "test_metrics.py"),
+        Wrong("macro-F1 over classes that do not occur", "f1[clips > 0].mean()", "f1.mean()",
+              "test_metrics.py"),
+        Wrong("Pearson's correlation for Spearman's", "a, b = rankdata(y), rankdata(pred)",
+              "a, b = np.asarray(y), np.asarray(pred)", "test_metrics.py"),
+        Wrong("clips of a track drawn apart", "if groups is not None:", "if False:",
+              "test_metrics.py"),
+        Wrong("an unpaired comparison", "mean_b = np.mean(over_seeds(metric, y, b, clips))",
+              "mean_b = np.mean(theirs)", "test_metrics.py"),
+        Wrong("ahead though a seed disagrees",
+              "difference.low > 0 and difference.seeds_ahead == difference.seeds",
+              "difference.low > 0", "test_metrics.py"),
+        Wrong("ahead though the interval holds 0",
+              "difference.low > 0 and difference.seeds_ahead", "difference.seeds_ahead",
+              "test_metrics.py"),
+        Wrong("a deviation of the population", "np.std(values, ddof=1)", "np.std(values)",
+              "test_metrics.py"),
+    ],
+    "labhelpers/baselines.py": [
+        Wrong("the SVM fitted on the test clips", "machine.fit(features, targets).predict(unseen)",
+              "machine.fit(unseen, test.y.numpy()).predict(unseen)", "test_baselines.py"),
+        Wrong("the majority of the test clips", "y = train.y.numpy()\n    if train.task",
+              "y = test.y.numpy()\n    if train.task", "test_baselines.py"),
+        Wrong("descriptors of the mel rows alone", 'fused = ds.with_features("fused")',
+              "fused = ds", "test_baselines.py"),
+        Wrong("keys named from the wrong tonic", "np.roll(template, tonic)",
+              "np.roll(template, -tonic)", "test_baselines.py"),
+        Wrong("a machine that unpickles", "allow_pickle=False", "allow_pickle=True",
+              "test_baselines.py"),
+    ],
+    "labhelpers/plots.py": [
+        Wrong("scatter axes swapped", "ax.scatter(y, pred,", "ax.scatter(pred, y,",
+              "test_plots.py"),
+        Wrong("training loss drawn as validation loss",
+              'ax.plot(history["epoch"], history["val_loss"]',
+              'ax.plot(history["epoch"], history["train_loss"]', "test_plots.py"),
+        Wrong("a confusion matrix upside down", "shares, annot=confusion", "shares.T, "
+              "annot=confusion.T", "test_plots.py"),
+        Wrong("beats at the wrong time", "np.asarray(beats) * HOP_LENGTH / SAMPLE_RATE",
+              "np.asarray(beats) / SAMPLE_RATE", "test_plots.py"),
+        Wrong("bars from bottom to top", "counts.to_numpy()[::-1], color", "counts.to_numpy(), "
+              "color", "test_plots.py"),
+        Wrong("figures that are not compared", 'numbers = "" if digits is None else',
+              'numbers = "" if True else', "test_plots.py"),
+    ],
+    "labhelpers/records.py": [
+        Wrong("a record of another corpus taken",
+              'if run.corpus["fingerprint"] == corpus.fingerprint:', "if True:",
+              "test_records.py"),
+        Wrong("predictions that lose their ranks", 'float(f"{value:.9g}")', 'float(f"{value:.3g}")',
+              "test_records.py"),
+        Wrong("seeds in any order", 'found.sort(key=lambda entry: entry["seed"])', "pass",
+              "test_records.py"),
+        Wrong("a submission with its ids reversed",
+              "zip(ids, values, strict=True):\n        numbers",
+              "zip(ids[::-1], values, strict=True):\n        numbers", "test_records.py"),
+        Wrong("a submission with swapped columns", '[f"{value:.{digits}f}" for value in row]',
+              '[f"{value:.{digits}f}" for value in row[[0, 2, 1]]]', "test_records.py"),
+        Wrong("a submission that lacks clips", '"in {folder} but not predicted": wanted - '
+              'set(ids)', '"in {folder} but not predicted": set()', "test_records.py"),
+    ],
+    "labhelpers/files.py": [
+        Wrong("files written in place", "yield partial", "yield path",
+              "test_files.py test_records.py"),
+    ],
+    "labhelpers/series/run.py": [
+        Wrong("a rerun that ignores the corpus", "own, corpus.fingerprint, upstream",
+              "own, upstream", "test_report.py"),
+        Wrong("a rerun that ignores the package", "_hash(source, _package(), own",
+              "_hash(source, own", "test_report.py"),
+        Wrong("a rerun that ignores the records before", "corpus.fingerprint, upstream, versions()",
+              "corpus.fingerprint, versions()", "test_report.py"),
+    ],
+    "tools/reference.py": [
+        Wrong("rows that lack pass", "for key in [*before, *(key for key in now if key not in "
+              "before)]:", "for key in now.keys() & before.keys():", "test_reference.py"),
+        Wrong("baselines as tolerant as networks", 'if not before["baseline"]:', "if True:",
+              "test_reference.py"),
+    ],
+    "tools/printed.py": [
+        Wrong("printed numbers not compared", "return all(nearly(a, b) for a, b in pairs)",
+              "return True", "test_printed.py"),
+    ],
 }  # fmt: skip
 
 
 def copy_tree(target: Path) -> None:
-    """The files that git knows or would add."""
+    """The files that git knows or would add, and the sample."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
+    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, done.stdout.split("\0")):
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target / name)
+    sample = ROOT / "data" / "sample"
+    if sample.is_dir():
+        (target / "data" / "sample").symlink_to(sample.resolve())
 
 
-def first_failure(tree: Path) -> str | None:
+def first_failure(tree: Path, near: str) -> str | None:
     """The first test that fails in a copy of the tree, or None."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-rfE", *TESTS]
-    done = subprocess.run(
-        command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True
-    )
+    words, _, chosen = near.partition(" -k ")
+    files = [f"tests/{word}" for word in words.split()]
+    keys = ["-k", chosen.strip("'")] if chosen else []
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-rfE", *keys, *files]
+    own = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tree, env=own, capture_output=True, text=True)
     if done.returncode == 0:
         return None
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if done.returncode != 1 or not failed:
-        raise RuntimeError(f"pytest did not get as far as a test:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return failed[0].split()[1]
+    lines = done.stdout.splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    if not failed:
+        told = done.stdout[-2000:] + done.stderr[-2000:]
+        raise RuntimeError(f"pytest did not get as far as a test:\n{told}")
+    return failed[0].split()[1].removeprefix("tests/")
 
 
-def main() -> int:
-    survived = 0
+def chosen(words: list[str]) -> list[tuple[str, Wrong]]:
+    """(file, change) of those that have one of the words; all without words."""
+    found = []
+    for name, changes in MUTATIONS.items():
+        for change in changes:
+            if not words or any(word in f"{name} {change.what}" for word in words):
+                found.append((name, change))
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Print a line a change; returns how many were not as they should be."""
+    changes, survived = chosen(words), 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_tree(tree)
-        for wrong, (name, old, new) in {"nothing": ("datasets.py", "", ""), **MUTATIONS}.items():
-            path = tree / "labhelpers" / name
+        for near in sorted({change.near for _, change in changes}):
+            failure = first_failure(tree, near)
+            if failure:
+                print(f"without a change, {failure} fails: mend that first", flush=True)
+                return 1
+        for name, change in changes:
+            path = tree / name
             source = path.read_text(encoding="utf-8")
-            path.write_text(source.replace(old, new) if old else source, encoding="utf-8")
+            path.write_text(source.replace(change.right, change.wrong), encoding="utf-8")
             start = time.monotonic()
-            failure = first_failure(tree)
+            failure = first_failure(tree, change.near)
             path.write_text(source, encoding="utf-8")
-            survived += (failure is None) != (wrong == "nothing")
-            verdict = f"fails in {failure.removeprefix('tests/')}" if failure else "passes"
-            print(f"{wrong:54} {verdict}  ({time.monotonic() - start:.0f} s)", flush=True)
-    print("all changes were noticed" if not survived else f"{survived} of the lines above are not as they should be")
+            survived += failure is None
+            said = f"fails {failure}" if failure else "PASSES"
+            print(f"{change.what:55s} {said}  ({time.monotonic() - start:.0f} s)", flush=True)
+    print(f"{len(changes) - survived} of {len(changes)} wrong changes were noticed")
     return survived
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
