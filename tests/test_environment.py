@@ -1,4 +1,4 @@
-"""pyproject.toml, environment.yml and constraints.txt tell one story, and it admits Kaggle's image."""
+"""pyproject.toml, environment.yml, constraints.txt tell one story, which admits Kaggle's image."""
 
 from pathlib import Path
 
@@ -46,7 +46,8 @@ def test_environment_yml_names_the_same_packages_and_ranges(declared):
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
     conda = ranges(line for line in entries if isinstance(line, str))
-    assert conda.pop("python") == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert conda.pop("python") == project["requires-python"]
     conda.pop("pip")
     conda = {CONDA_NAMES.get(name, name): spec for name, spec in conda.items()}
     assert {**conda, **ranges(line for line in pip if line != "-e .")} == declared
@@ -54,7 +55,10 @@ def test_environment_yml_names_the_same_packages_and_ranges(declared):
 
 def test_each_package_of_environment_yml_says_who_needs_it():
     lines = (ROOT / "environment.yml").read_text().split("- pip\n")[1].splitlines()
-    bare = [line for line in lines if line.strip() not in ("", "- pip:", "- -e .") and "#" not in line]
+    bare = []
+    for line in lines:
+        if line.strip() not in ("", "- pip:", "- -e .") and "#" not in line:
+            bare.append(line)
     assert not bare
 
 

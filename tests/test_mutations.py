@@ -1,12 +1,13 @@
 """`make mutations` takes minutes; here: its changes are still ones to the files as they are."""
 
 import ast
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 
-from tools.mutations import MUTATIONS, ROOT, chosen
+from tools.mutations import MUTATIONS, ROOT, changed, chosen
 
 EVERY = chosen([])
 
@@ -14,11 +15,15 @@ EVERY = chosen([])
 @pytest.mark.parametrize("name, change", EVERY, ids=[change.what for _, change in EVERY])
 def test_a_wrong_change_is_to_one_place_and_leaves_python(name, change):
     source = (ROOT / name).read_text(encoding="utf-8")
-    assert source.count(change.right) == 1 and change.right != change.wrong
-    if name.endswith(".py"):
-        ast.parse(source.replace(change.right, change.wrong))
+    if name.endswith(".ipynb"):
+        cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        assert text.count(change.right) == 1 and changed(source, change, name) != source
+    else:
+        assert source.count(change.right) == 1 and change.right != change.wrong
+        ast.parse(changed(source, change, name))
     for word in shlex.split(change.near.partition(" -k ")[0]):
-        assert (ROOT / "tests" / word).is_file()
+        assert (ROOT / (word if "/" in word else f"tests/{word}")).is_file()
 
 
 def test_there_are_many_in_all_rooms():

@@ -1,6 +1,11 @@
-"""What the notebooks have just recorded, held to the reference; it runs after the notebooks."""
+"""What the notebooks have just recorded, held to the reference; it runs after the notebooks.
+
+`make test` cuts trainings short (tools/quick_trainings): then the networks' results say nothing,
+and what is held to the reference is which results there are, and those of the baselines.
+"""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -14,6 +19,7 @@ from tools.reference import beaten, compare_runs, read_solution, recorded, sprea
 
 REFERENCE = reference.load("sample.json")
 SPREAD = reference.load("spread.json")
+QUICK = "quick_trainings" in os.environ.get("PYTHONPATH", "")
 STARTED = time.time()  # of collection, before any notebook ran
 ROW = {
     "model": "CNN", "task": "genre", "input": "mel", "set": "test", "metric": "accuracy",
@@ -28,7 +34,7 @@ def now(request):
     """What the notebooks of this session recorded."""
     if not request.config.stash.get("notebooks_ran", False):
         pytest.skip("the notebooks did not run in this session: `make test` runs them")
-    out = project_root() / "reports" / "sample"
+    out = project_root() / "reports" / ("tests" if QUICK else "sample")
     records = list((out / "records").glob("*.json"))
     stale = [path.name for path in records if path.stat().st_mtime < STARTED]
     assert not stale, f"{stale} are older than this session: their notebooks failed"
@@ -41,9 +47,16 @@ def test_every_notebook_with_a_record_has_a_reference(now):
 
 @pytest.mark.parametrize("notebook", REFERENCE)
 def test_results_are_those_of_the_reference(notebook, now):
-    assert compare_runs(REFERENCE[notebook], now[notebook], SPREAD) == []
+    before, ours = REFERENCE[notebook], now[notebook]
+    if not QUICK:
+        assert compare_runs(before, ours, SPREAD) == []
+        return
+    metrics = {row["metric"] for row in before["results"]}
+    found = compare_runs(before, ours, {"results": dict.fromkeys(metrics, 9.9)})
+    assert [text for text in found if notebook < "05" or not text.startswith("fact ")] == []
 
 
+@pytest.mark.skipif(QUICK, reason="trainings are cut short: `make results` does them whole")
 def test_networks_beat_the_baselines_that_they_beat_in_the_reference(now):
     """Only where the reference's lead is larger than what a machine moves."""
     every = [row for run in REFERENCE.values() for row in run["results"]]

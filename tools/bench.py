@@ -1,18 +1,21 @@
-"""Measurements on the corpus in hand: reading it, training on it, and how well the models do over several seeds.
+"""Measurements on the corpus in hand: reading it, training on it, and its results over seeds.
 
-Times are taken in turn, one of each kind and round, and told as medians of ratios within a round: another process
-that takes the processor for a while slows both sides of a ratio.
+    python -m tools.bench data|train|quality [--data DIR]
+
+Times are taken in turn, one of each kind and round, and told as medians of ratios within a round:
+another process that takes the processor for a while slows both sides of a ratio.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import multiprocessing
 import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +24,23 @@ import torch
 from torch import nn
 
 from labhelpers.batches import batches
+from labhelpers.corpora.find import find_corpus
 from labhelpers.corpora.layout import Corpus
 from labhelpers.datasets import SpectrogramDataset
 from labhelpers.models import Classifier, CNNBackbone, LSTMBackbone
 from labhelpers.records import load_run, out_folder
 from labhelpers.series.run import run_series
-from labhelpers.training import autocast, fit, pick_device
+from labhelpers.training import fit, half_type, pick_device, set_seed
 
 BATCH_SIZE = 32
 LONG = 20  # seconds: a skeleton's pass that took longer is not repeated in the other rounds
-# Name -> (backbone, rows, beat, clips a measurement, of these the skeleton's): seconds each on two processor cores.
+BOTH_WAYS = {"layers": 2, "bidirectional": True, "dropout": 0.2}
+# Name -> (backbone, its options, features, beat, clips a measurement, of these the skeleton's):
+# seconds each on two processor cores.
 NETWORKS = {
-    "LSTM beat fused": (LSTMBackbone, "fused", True, 320, 160),
-    "CNN full mel": (CNNBackbone, "mel", False, 32, 16),
-    "LSTM full mel": (LSTMBackbone, "mel", False, 64, 16),
+    "LSTM beat fused": (LSTMBackbone, BOTH_WAYS, "fused", True, 320, 160),
+    "CNN full mel": (CNNBackbone, {}, "mel", False, 32, 16),
+    "LSTM full mel": (LSTMBackbone, BOTH_WAYS, "mel", False, 64, 16),
 }
 
 
@@ -60,37 +66,45 @@ def _seconds(call, *args, **options) -> float:
     return time.perf_counter() - start
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
-def data(corpus: Corpus, rounds: int = 3, say=print) -> dict[str, float]:
-    """First and second load of the full genre training split against a plain loop over its files, and peak memory.
+def data(corpus: Corpus, rounds: int = 3) -> dict[str, float]:
+    """First and second load of the full genre training split, a plain loop, and peak memory.
 
     Returns seconds `first`, `second` and `plain`, and the ratios `first/plain` and `memory/array`.
     """
-    paths = list(corpus.labels("genre", "train")["path"])
+    paths = list(SpectrogramDataset(corpus, "genre").clips["id"])
+    table = corpus.labels("genre", "train").set_index("id")
+    paths = [table.at[clip, "path"] for clip in paths]
     _plain_loop(paths)  # so that nobody pays for a cold disk
     times = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder, _environment(LABHELPERS_CACHE=folder):
-            times.append((_seconds(_load, corpus), _seconds(_load, corpus), _seconds(_plain_loop, paths)))
+            loads = _seconds(_load, corpus), _seconds(_load, corpus)
+            times.append((*loads, _seconds(_plain_loop, paths)))
     first, second, plain = np.median(times, axis=0)
-    with tempfile.TemporaryDirectory() as folder, _environment(LABHELPERS_CACHE=folder), _fresh_process() as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _environment(LABHELPERS_CACHE=folder),
+        _fresh_process() as process,
+    ):
         peak, size = process.submit(_peak_memory, corpus).result()
     result = {
         "first": first, "second": second, "plain": plain,
         "first/plain": float(np.median([a / c for a, _, c in times])), "memory/array": peak / size,
     }  # fmt: skip
-    say(f"{len(paths)} full genre clips of {corpus.name}, {size / 1e6:.0f} MB as one array; medians of {rounds}")
-    say(f"a plain loop over the files   {plain:7.2f} s")
-    say(f"first load to a tensor        {first:7.2f} s   {result['first/plain']:.2f} x the plain loop")
-    say(f"second load to a tensor       {second:7.3f} s")
-    say(f"peak memory of a first load   {peak / 1e6:7.0f} MB  {peak / size:.2f} x the array (beside the imports)")
+    ratio, memory = result["first/plain"], result["memory/array"]
+    print(f"{len(paths)} full genre clips of {corpus.name}, {size / 1e6:.0f} MB as one array")
+    print(f"a plain loop over the files   {plain:7.2f} s, median of {rounds}")
+    print(f"first load to a tensor        {first:7.2f} s   {ratio:.2f} x the plain loop")
+    print(f"second load to a tensor       {second:7.3f} s")
+    print(f"peak memory of a first load   {peak / 1e6:7.0f} MB  {memory:.2f} x the array")
     return result
 
 
 def _load(corpus: Corpus) -> torch.Tensor:
-    return SpectrogramDataset(corpus, "genre", merge=False).x[-1].sum()
+    return SpectrogramDataset(corpus, "genre").x[-1].sum()
 
 
 def _plain_loop(paths: list[Path]) -> None:
@@ -102,52 +116,58 @@ def _plain_loop(paths: list[Path]) -> None:
 def _peak_memory(corpus: Corpus) -> tuple[int, int]:
     """Bytes by which a first load raises the peak of this process, and the array's size."""
     before = _high_water()
-    x = SpectrogramDataset(corpus, "genre", merge=False).x
+    x = SpectrogramDataset(corpus, "genre").x
     return _high_water() - before, x.numel() * x.element_size()
 
 
 def _high_water() -> int:
     # Not ru_maxrss: a new process inherits the one that started it.
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+    return int(peak) * 1024
 
 
-# --- training -------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
-def train(corpus: Corpus, rounds: int = 3, say=print) -> pd.DataFrame:
-    """Clips a second of `fit`, of the bare loop it cannot beat, and of the lab skeleton's way, for each network.
+def train(corpus: Corpus, rounds: int = 3) -> pd.DataFrame:
+    """Clips a second of `fit`, of the bare loop it cannot beat, and of the lab skeleton's way.
 
     Returns one row a network: floor, fit, skeleton (clips/s), fit/floor, fit/skeleton.
     """
     device = pick_device()
-    say(f"{torch.get_num_threads()} threads, {device}, batches of {BATCH_SIZE}; clips a second, medians of {rounds}")
+    print(f"{torch.get_num_threads()} threads, {device}, batches of {BATCH_SIZE}")
+    print(f"clips a second, medians of {rounds}")
     rows = []
     for name in NETWORKS:
-        say(f"measuring {name} …")
+        print(f"measuring {name} …", flush=True)
         rows.append(_measure(corpus, name, rounds, device))
         numbers = {key: value for key, value in rows[-1].items() if key != "network"}
-        say("  ".join(f"{key} {value:.2f}" for key, value in numbers.items()))  # the next one may take a while
+        print("  ".join(f"{key} {value:.2f}" for key, value in numbers.items()), flush=True)
     table = pd.DataFrame(rows).set_index("network")
-    say(table.to_string(float_format="%.2f"))
+    print(table.to_string(float_format="%.2f"))
     return table
 
 
 def _measure(corpus: Corpus, name: str, rounds: int, device) -> dict:
-    kind, rows, beat, clips, few = NETWORKS[name]
-    ds = SpectrogramDataset(corpus, "genre", rows=rows, beat=beat)
-    ds = ds.subset(torch.randperm(len(ds), generator=torch.Generator().manual_seed(0))[:clips])
-    model = Classifier(kind(ds.n_features), ds.classes).normalise_from(ds).to(device)
+    kind, options, features, beat, clips, few = NETWORKS[name]
+    ds = SpectrogramDataset(corpus, "genre", features=features, beat=beat)
+    set_seed(0)
+    ds = ds.subset(torch.randperm(len(ds))[:clips])
+    model = Classifier(kind(ds.n_features, **options), ds.classes).normalise_from(ds).to(device)
     moved = ds.to(device)
-    ready = list(batches(moved, BATCH_SIZE, shuffle=True, generator=torch.Generator().manual_seed(0)))
+    ready = list(batches(moved, BATCH_SIZE, shuffle=True, device=device))
     few = min(few, len(ds))  # the skeleton is slow: its time a clip, from fewer of them
     arrays = [ds[i][0].double().numpy() for i in range(few)]
+    start = (kind, arrays, ds.y[:few].tolist(), len(ds.classes), str(device))
     times, theirs = [], 0.0
     # The flags of the package are not the skeleton's: a process of its own, without them.
     with _environment(THP_MEM_ALLOC_ENABLE="0"), _fresh_process(_no_flags) as process:
-        process.submit(skeleton_start, kind, arrays, ds.y[:few].tolist(), len(ds.classes), str(device)).result()
+        process.submit(skeleton_start, *start).result()
         for number in range(rounds + 1):
             floor = _seconds(_bare_loop, model, ready, device)
-            ours = _seconds(fit, model, moved, epochs=1, batch_size=BATCH_SIZE, device=device, log=None)
+            how = {"epochs": 1, "batch_size": BATCH_SIZE, "device": device, "log": False}
+            ours = _seconds(fit, model, moved, **how)
             if number:  # the first one warms up
                 if theirs < LONG:
                     theirs = process.submit(skeleton_epoch).result()
@@ -156,16 +176,18 @@ def _measure(corpus: Corpus, name: str, rounds: int, device) -> dict:
     floor, ours, skeleton = len(ds) / np.median(times, axis=0)
     return {
         "network": name, "floor": floor, "fit": ours, "skeleton": skeleton,
-        "fit/floor": np.median(times[:, 0] / times[:, 1]), "fit/skeleton": np.median(times[:, 2] / times[:, 1]),
+        "fit/floor": np.median(times[:, 0] / times[:, 1]),
+        "fit/skeleton": np.median(times[:, 2] / times[:, 1]),
     }  # fmt: skip
 
 
 def _bare_loop(model, ready, device) -> None:
     """Forward, backward and step on batches that lie in place, and nothing else."""
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    half = half_type(device)
     model.train()
     for x, lengths, y in ready:
-        with autocast(device):
+        with torch.autocast(device.type, half) if half else nullcontext():
             outputs = model(x, lengths)
         loss = model.loss(outputs.float(), model.targets(y))
         optimizer.zero_grad()
@@ -174,7 +196,8 @@ def _bare_loop(model, ready, device) -> None:
     loss.item()  # a GPU has finished only now
 
 
-# The lab skeleton's way, written for the comparison: one padded copy a clip, a DataLoader, packed sequences.
+# The lab skeleton's way, written for the comparison: one padded copy a clip, a DataLoader, packed
+# sequences.
 
 
 class _ClipByClip(torch.utils.data.Dataset):
@@ -198,7 +221,9 @@ class _PackedLSTM(nn.Module):
         self.head = nn.Linear(256, n_classes)
 
     def forward(self, x, lengths):
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
         h = self.lstm(packed)[1][0]  # (layers * 2, B, H)
         return self.head(torch.cat([h[-2], h[-1]], dim=1))
 
@@ -209,7 +234,7 @@ class _PlainCNN(nn.Module):
         blocks = CNNBackbone(n_features).blocks
         layers = nn.Sequential(*(layer for block in blocks for layer in block))
         self.blocks = layers.to(memory_format=torch.contiguous_format)
-        self.head = nn.Linear(256, n_classes)
+        self.head = nn.Linear(128, n_classes)
 
     def forward(self, x, lengths):
         return self.head(self.blocks(x.unsqueeze(1)).mean((2, 3)))
@@ -230,7 +255,8 @@ def skeleton_start(kind, arrays, labels, n_classes: int, device: str) -> None:
     # "fork" is the default, but not in a process that was itself spawned.
     workers = {"num_workers": min(2, os.cpu_count()), "multiprocessing_context": "fork"}
     loader = torch.utils.data.DataLoader(clips, BATCH_SIZE, shuffle=True, **workers)
-    _skeleton.update(model=model, loader=loader, optimizer=torch.optim.Adam(model.parameters()), device=device)
+    optimizer = torch.optim.Adam(model.parameters())
+    _skeleton.update(model=model, loader=loader, optimizer=optimizer, device=device)
 
 
 def skeleton_epoch() -> float:
@@ -246,26 +272,44 @@ def skeleton_epoch() -> float:
     return time.perf_counter() - start
 
 
-# --- quality --------------------------------------------------------------------------------------------------------
+# --- quality --------------------------------------------------------------------------------------
 
-GENRE_NOTEBOOKS = ("05_lstm", "06_evaluation", "07_cnn")  # steps 8 and 9 train with several seeds by themselves
+GENRE_NOTEBOOKS = ("05_lstm", "06_evaluation", "07_cnn")
 
 
-def quality(corpus: Corpus, seeds: int = 3, only=GENRE_NOTEBOOKS, notebooks=None, say=print) -> pd.DataFrame:
-    """Mean and spread of the notebooks' results over SEED = 0, 1, …, which also draws the validation split.
+def quality(corpus: Corpus, seeds: int = 3, only=GENRE_NOTEBOOKS, notebooks=None) -> pd.DataFrame:
+    """Mean and spread of the notebooks' results over SEED = 0, 1, …, which also draws the splits.
 
-    The notebooks themselves are run, so that what is measured is what they do; a seed's run is kept in
-    <report folder>/seeds/<seed> and not repeated. Returns one row a result, and writes them to quality.csv there.
+    The notebooks themselves are run, so that what is measured is what they do; a seed's run is kept
+    in <report folder>/seeds/<seed> and not repeated. Returns one row a result, and writes them to
+    quality.csv there.
     """
     folder = out_folder(corpus) / "seeds"
     runs = []
     for seed in range(seeds):
         out = folder / str(seed)
-        run_series(corpus.root, out, only=only, parameters={"SEED": seed}, notebooks=notebooks, report=False)
-        results = [row for name in only for row in load_run(name, corpus, out)["results"]]
+        run_series(
+            corpus.root, out, only=only, parameters={"SEED": seed}, notebooks=notebooks,
+            report=False,
+        )  # fmt: skip
+        results = [row for name in only for row in load_run(name, corpus, out).results]
         runs.append(pd.DataFrame(results).assign(seed=seed))
     groups = pd.concat(runs).groupby(["model", "task", "set", "metric"], sort=False)["value"]
-    table = groups.agg(mean="mean", deviation="std", lowest="min", highest="max", seeds="count").reset_index()
+    table = groups.agg(mean="mean", deviation="std", lowest="min", highest="max", seeds="count")
+    table = table.reset_index()
     table.to_csv(folder / "quality.csv", index=False, float_format="%.4f")
-    say(table.to_string(index=False, float_format="%.3f"))
+    print(table.to_string(index=False, float_format="%.3f"))
     return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
+    kinds = {"data": data, "train": train, "quality": quality}
+    parser.add_argument("kind", choices=kinds)
+    parser.add_argument("--data", help="the corpus (default: as notebooks find it)")
+    arguments = parser.parse_args()
+    kinds[arguments.kind](find_corpus(arguments.data))
+
+
+if __name__ == "__main__":
+    main()
