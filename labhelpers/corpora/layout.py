@@ -13,6 +13,7 @@ import os
 import re
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -220,7 +221,9 @@ def _sizes(folder: Path) -> dict[str, int]:
     sizes = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            sizes[entry.name] = entry.stat().st_size if os.path.exists(entry.path) else 0
+            sizes[entry.name] = 0
+            with suppress(OSError):
+                sizes[entry.name] = entry.stat().st_size
     return sizes
 
 

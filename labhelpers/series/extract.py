@@ -192,12 +192,12 @@ class Arrays:
                 wanted[folder, array_name(row.id)] = row.split
         ours = {array_name(clip) for clip in known}
         for (folder, name), split in self.places.items():
-            target, path = wanted.get((folder, name)), self.out / folder / split / name
-            if target is None and name in ours:
-                path.unlink(missing_ok=True)  # of a clip that failed it was never written
+            target = wanted.get((folder, name))
+            if target is None and name in ours:  # of a clip that failed it was never written
+                (self.out / folder / split / name).unlink(missing_ok=True)
             elif target not in (None, split):
                 (self.out / folder / target).mkdir(exist_ok=True)
-                os.replace(path, self.out / folder / target / name)
+                os.replace(self.out / folder / split / name, self.out / folder / target / name)
 
 
 # --- what is done already -------------------------------------------------------------------------
