@@ -67,7 +67,7 @@ def first_book():
     lines = "\n".join(f"epoch {i}" for i in range(40))
     return v4.new_notebook(
         cells=[
-            prose("# Step 5: The first\n\nYou will see what is used (notebook 06) in a step to come."),
+            prose("# Step 5: The first\n\nYou will see what is used (notebook 06) later."),
             code("import sys", tags=["setup"]),
             code("SEED = 0", tags=["parameters"]),
             code("import numpy", printed("Corpus: tiny")),

@@ -33,7 +33,7 @@ local function figure(image)
   end
   local share = math.min(100, 100 * (tonumber(image.attributes.width) or 700) / WIDE)
   local text = alt:gsub('[\\"]', "\\%0"):gsub("%s+", " ")
-  local call = '#figure(image("%s", alt: "%s", width: %.0f%% * about.scale), caption: ['
+  local call = '#figure(picture("%s", "%s", %.0f%%), caption: ['
   local inlines = pandoc.utils.blocks_to_inlines(read(caption))
   inlines:insert(1, pandoc.RawInline("typst", call:format("media/" .. image.src, text, share)))
   inlines:insert(pandoc.RawInline("typst", "])"))
