@@ -77,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:
             meant = difflib.get_close_matches(str(value), list(action.choices), 1)
-            hint = f"; did you mean {meant[0]}?" if meant else ""
+            hint = f"; did you mean {meant[0]}?" if meant else "."
             known = ", ".join(map(str, action.choices))
             raise argparse.ArgumentError(action, f"no {value!r}{hint} There are: {known}")
 
