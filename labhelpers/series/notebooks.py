@@ -76,9 +76,8 @@ def defaults(path: Path) -> dict:
 
 def _value(node: ast.expr, where: str):
     """The value of a literal, or of arithmetic on literals. Raises RunError."""
-    names = [part for part in ast.walk(node) if isinstance(part, (ast.Name, ast.Call))]
     try:
-        if names:
+        if any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(node)):
             raise ValueError("names and calls are not read")
         return eval(compile(ast.Expression(node), where, "eval"), {"__builtins__": {}})
     except Exception as error:
@@ -175,8 +174,8 @@ def faults(nb) -> list[str]:
 
 def _fault(output) -> str:
     data = output.get("data", {})
-    texts = [output.get("text", ""), *(text for kind, text in data.items() if "text" in kind)]
-    said = "\n".join(str(text) for text in texts)
+    texts = [data[kind] for kind in data if kind.startswith("text")]
+    said = "\n".join([output.get("text", ""), *map(str, texts)])
     if output.output_type == "error":
         return f"ended with {output.ename}"
     if output.get("name") == "stderr":

@@ -15,7 +15,9 @@ function describe(clip) {
 }
 
 function show(title, chosen) {
-  document.getElementById("chosen").textContent = title;
+  const heading = document.getElementById("chosen");
+  heading.textContent = title;
+  if (matchMedia("(max-width: 64rem)").matches) heading.scrollIntoView({ behavior: "smooth" });
   const list = document.getElementById("list");
   list.replaceChildren(...chosen.map(clip => {
     const card = make("figure", { class: "clip" });
