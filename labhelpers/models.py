@@ -457,6 +457,7 @@ class MultitaskRegressor(Model):
         return _checked(y, self.axes)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The axes' losses, weighted; of a genre batch the loss of its head alone."""
         k = len(self.axes)
         if targets.shape[1] != k:  # a genre batch: it trains the backbone and the genre head
             genre_loss = F.cross_entropy(outputs[:, k:], targets[:, k:])

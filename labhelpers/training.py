@@ -472,6 +472,7 @@ class EpochLog:
             self.handle = display(self._content("starting"), raw=True, display_id=True)
 
     def add(self, row: dict, best: int) -> None:
+        """One line more; the last one is the summary of all."""
         line = f"epoch {row['epoch']:3d}/{self.epochs}  loss {row['train_loss']:.3f}"
         if "val_loss" in row:
             line += f"  val loss {row['val_loss']:.3f}  val score {row['val_score']:.3f}"

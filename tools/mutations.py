@@ -301,6 +301,17 @@ MUTATIONS: dict[str, list[Wrong]] = {
         Wrong("files written in place", "yield partial", "yield path",
               "test_files.py test_records.py"),
     ],
+    "labhelpers/series/predict.py": [
+        Wrong("predict with the classes in another order",
+              "return list(model.classes) if", "return list(model.classes)[::-1] if",
+              "test_predict.py"),
+        Wrong("predict from an array reshaped instead of transposed",
+              "parts = cuts(clip, how.crop)",
+              "parts = cuts(clip.reshape(clip.shape[::-1]).T, how.crop)", "test_predict.py"),
+        Wrong("predict without the model's windows", "parts = cuts(clip, how.crop)",
+              "parts = cuts(clip, None)", "test_predict.py"),
+        Wrong("predict with another input", "how.features)\n", '"fused")\n', "test_predict.py"),
+    ],
     "labhelpers/series/run.py": [
         Wrong("a rerun that ignores the corpus", "own, corpus.fingerprint, upstream",
               "own, upstream", "test_report.py"),
