@@ -32,21 +32,30 @@ TOLERANT = {"results": {"accuracy": 0.05}, "facts": ["epochs.CNN"]}
 @pytest.fixture(scope="module")
 def now(request):
     """What the notebooks of this session recorded."""
-    if not request.config.stash.get("notebooks_ran", False):
-        pytest.skip("the notebooks did not run in this session: `make test` runs them")
+    ran = request.config.stash.get("notebooks", set())
+    if not ran:
+        pytest.skip("no notebook ran in this session: `make test` runs them")
     out = project_root() / "reports" / ("tests" if QUICK else "sample")
-    records = list((out / "records").glob("*.json"))
-    stale = [path.name for path in records if path.stat().st_mtime < STARTED]
-    assert not stale, f"{stale} are older than this session: their notebooks failed"
-    return recorded(out, find_corpus("sample"))
+    found = recorded(out, find_corpus("sample"))
+    for name in ran & found.keys():
+        path = out / "records" / f"{name}.json"
+        assert path.stat().st_mtime > STARTED, f"{name} failed, or recorded elsewhere"
+    wanted = ran | {"solution.txt"} if "10_kaggle_submission" in ran else ran
+    return {name: content for name, content in found.items() if name in wanted}
 
 
 def test_every_notebook_with_a_record_has_a_reference(now):
-    assert now.keys() == REFERENCE.keys()
+    if not REFERENCE:
+        pytest.skip("no reference yet: run `make reference`")
+    assert now.keys() <= REFERENCE.keys()
 
 
 @pytest.mark.parametrize("notebook", REFERENCE)
-def test_results_are_those_of_the_reference(notebook, now):
+def test_results_are_those_of_the_reference(notebook, now, request):
+    if notebook not in now:
+        ran = request.config.stash["notebooks"]
+        assert notebook not in ran, "it left no record"
+        pytest.skip("did not run in this session")
     before, ours = REFERENCE[notebook], now[notebook]
     if not QUICK:
         assert compare_runs(before, ours, SPREAD) == []
@@ -59,17 +68,20 @@ def test_results_are_those_of_the_reference(notebook, now):
 @pytest.mark.skipif(QUICK, reason="trainings are cut short: `make results` does them whole")
 def test_networks_beat_the_baselines_that_they_beat_in_the_reference(now):
     """Only where the reference's lead is larger than what a machine moves."""
-    every = [row for run in REFERENCE.values() for row in run["results"]]
+    ran = [run for notebook, run in REFERENCE.items() if notebook in now]
+    every = [row for run in ran for row in run["results"]]
     ours = beaten([row for run in now.values() for row in run["results"]])
     lead = []
     for row in every:
-        moved = 0.0 if row["baseline"] else SPREAD["results"].get(row["metric"], 0.0)
+        moved = 0.0 if row["baseline"] else SPREAD.get("results", {}).get(row["metric"], 0.0)
         lead.append(row | {"value": row["value"] - moved})
     assert beaten(lead) <= ours
 
 
 def test_readme_shows_the_reference():
     rows = [row for run in REFERENCE.values() for row in run["results"]]
+    if not rows:
+        pytest.skip("no reference yet: run `make reference`")
     text = (project_root() / "README.md").read_text(encoding="utf-8")
     between = text.split(reference.README_RESULTS)[1]
     for row in rows:
@@ -165,5 +177,5 @@ def test_the_reference_is_of_todays_form():
     for notebook, content in REFERENCE.items():
         assert set(content) == {"results", "facts"}, notebook
         assert json.loads(json.dumps(content)) == content
-    assert SPREAD["results"] and len(SPREAD["machines"]) > 1
+    assert not SPREAD or SPREAD["results"] and len(SPREAD["machines"]) > 1
     assert Path(project_root() / "reports" / "reference" / "sample-report.pdf").is_file()

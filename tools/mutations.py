@@ -338,6 +338,25 @@ MUTATIONS: dict[str, list[Wrong]] = {
         Wrong("05: the raw weights", "augment=augment, ema=EMA)", "augment=augment)",
               "notebooks/05_lstm.ipynb"),
     ],
+    "notebooks/06_evaluation.ipynb": [
+        Wrong("06: the SVMs fitted on the test clips", "for split in (trains, tests)]",
+              "for split in (tests, tests)]", "notebooks/06_evaluation.ipynb "
+              "tests/test_reference.py"),
+        Wrong("06: intervals over clips, not tracks",
+              "metrics.classification(y, runs, classes, groups=groups)",
+              "metrics.classification(y, runs, classes, groups=range(len(y) - 1, -1, -1))",
+              "notebooks/06_evaluation.ipynb tests/test_reference.py"),
+        Wrong("06: another class than the most frequent", "np.bincount(train.y).argmax()",
+              "np.bincount(train.y).argmin()", "notebooks/06_evaluation.ipynb"),
+        Wrong("06: precision over the true clips", "tp / np.maximum(tp + fp, 1)",
+              "tp / np.maximum(tp + fn, 1)", "notebooks/06_evaluation.ipynb"),
+        Wrong("06: the mean of the classes for the micro average",
+              "micro = [tp.sum() / (tp.sum() + fp.sum()), tp",
+              "micro = [(tp / np.maximum(tp + fp, 1)).mean(), tp",
+              "notebooks/06_evaluation.ipynb"),
+        Wrong("06: the thresholds' split swapped", "train.select(step5.facts[\"validation\"])",
+              "train", "notebooks/06_evaluation.ipynb"),
+    ],
     "tools/reference.py": [
         Wrong("rows that lack pass", "for key in [*before, *(key for key in now if key not in "
               "before)]:", "for key in now.keys() & before.keys():", "test_reference.py"),

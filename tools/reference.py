@@ -1,7 +1,8 @@
 """The reference that `make test` holds the series to: committed notebooks, and a run on the sample.
 
-    python -m tools.reference           runs the series and accepts what it gives
-    python -m tools.reference spread    measures how far results move between machines
+    python -m tools.reference               runs the series and accepts what it gives
+    python -m tools.reference accept OUT    accepts the results of a run that is there already
+    python -m tools.reference spread        measures how far results move between machines
 
 A result without a network in it has to be the same to 1e-6. A network's end is a draw even at one
 seed: the last bits of a sum depend on the instruction set and on the number of threads, and a
@@ -220,11 +221,16 @@ def make_reference() -> Path:
         if problems:
             raise ValueError(f"{path.stem}: {'; '.join(problems)}")
         write_text(project_root() / "notebooks" / path.name, cleaned(book, path.name))
+    shutil.copyfile(out / "report.pdf", folder() / "sample-report.pdf")
+    return accept(out, corpus)
+
+
+def accept(out: Path, corpus: Corpus) -> Path:
+    """Take the results of a report folder for the reference; says what moved."""
     before, now = load("sample.json"), recorded(out, corpus)
     for name, run in now.items():
         for sentence in compare_runs(before.get(name, {"results": [], "facts": {}}), run, {}):
             print(f"{name}: {sentence}")
-    shutil.copyfile(out / "report.pdf", folder() / "sample-report.pdf")
     write_readme(project_root() / "README.md", tables(read_records(out)))
     text = json.dumps(now, indent=1, ensure_ascii=False)
     return write_text(folder() / "sample.json", text + "\n")
@@ -284,6 +290,9 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["spread"]:
         spread = measure_spread(find_corpus("sample"), arguments[1:])
         write_text(folder() / "spread.json", json.dumps(spread, indent=1) + "\n")
+        return
+    if arguments[:1] == ["accept"]:
+        print(accept(Path(arguments[1]), find_corpus("sample")))
         return
     print(make_reference())
 
