@@ -38,7 +38,7 @@ def find_corpus(data: str | Path | None = None) -> Corpus:
         if root is None:
             raise CorpusError(f"{source} = {named}: no {MARKER} below it; name the data's folder")
         return _take(root, f"named by {source}")
-    if on_kaggle():
+    if KAGGLE_INPUT.is_dir() or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         return _take(_attached_corpus(), "found in Kaggle input")
     places = {"../input": Path("../input"), "the data folder": project_root() / "data"}
     for how, folder in places.items():
@@ -91,11 +91,6 @@ def _folders(parent: Path) -> list[Path]:
     except OSError:  # absent, a file, or not ours to read: nothing to find there
         return []
     return [parent / name for name in sorted(names - {"train", "test"}) if name[0] != "."]
-
-
-def on_kaggle() -> bool:
-    """Whether this is a session on Kaggle."""
-    return KAGGLE_INPUT.is_dir() or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
 def mounts() -> list[Path]:
