@@ -384,6 +384,13 @@ def test_rows_of_an_axis_stand_side_by_side():
     assert not table.is_best(table.rows[1], "valence")
 
 
+@pytest.mark.parametrize("name", ["mean", "mean_rho", "mean_spearman"])
+def test_affect_is_judged_by_the_mean_whatever_its_name(name):
+    scores = {"valence": estimate(0.9), name: estimate(0.3)}
+    (table,) = results.tables({"08": Record(result_rows("CNN", "affect", "mel", "test", **scores))})
+    assert table.headline == name and results.measure(name) == "mean ρ" and results.MEANING[name]
+
+
 def test_a_later_notebooks_word_counts():
     (table,) = results.tables({"06": Record(rows("CNN", 0.5)), "07": Record(rows("CNN", 0.3))})
     assert table.rows[0].cells["accuracy"]["value"] == 0.3

@@ -11,11 +11,12 @@ from ..records import Run, RunError, read_run
 
 log = logging.getLogger("labhelpers")
 # A task is judged by the first of these that it has, on the first of the sets that compares models.
-HEADLINES = ("macro_f1", "accuracy", "mean", "mean_rho")
+HEADLINES = ("macro_f1", "accuracy", "mean", "mean_rho", "mean_spearman")
 SETS = ("test", "cross-validation", "held-out", "validation")
 LOWER_IS_BETTER = ("mae", "mse", "rmse", "loss")
 NAMES = {
-    "macro_f1": "macro-F1", "mean": "mean ρ", "mean_rho": "mean ρ", "rho": "ρ",
+    "macro_f1": "macro-F1", "mean": "mean ρ", "mean_rho": "mean ρ", "mean_spearman": "mean ρ",
+    "rho": "ρ", "spearman": "ρ",
     **{axis: f"ρ {axis}" for axis in AFFECT},
 }  # fmt: skip
 MEANING = {
@@ -25,7 +26,7 @@ MEANING = {
     "mean": "Spearman's ρ is 1 where the estimates put the clips in the right order, 0 where they "
     "know nothing of it; the mean is over valence, energy and danceability.",
 }
-MEANING["mean_rho"] = MEANING["mean"]
+MEANING["mean_rho"] = MEANING["mean_spearman"] = MEANING["mean"]
 
 
 def measure(metric: str) -> str:
