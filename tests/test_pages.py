@@ -21,6 +21,7 @@ from PIL import Image
 from labhelpers.metrics import Estimate, result_rows
 from labhelpers.records import save_run
 from labhelpers.series import cli, notebooks, pages, results
+from labhelpers.series.clips import clip_page
 from labhelpers.series.run import rewrite_report
 
 v4 = nbformat.v4
@@ -348,6 +349,22 @@ def test_the_same_bytes_for_the_same_content(out):
     before = {name: (out / name).read_bytes() for name in names}
     rewrite_report(out)
     assert before == {name: (out / name).read_bytes() for name in names}
+
+
+def test_a_record_without_a_map_will_do_where_the_corpus_is(left, tmp_path):
+    corpus = left[1]
+    ids = corpus.labels("genre", "test")["id"].tolist()
+    classes = ["Blues", "Jazz", "Rock"]
+    values = np.eye(3)[[0, 1, 2] * 3] * 0.9 + 0.03
+    said = [dict(model="CNN mel", set="test", seed=seed, ids=ids, values=values) for seed in (0, 1)]
+    save_run("07_cnn", corpus, tmp_path, facts={"classes": classes}, predictions=said)
+    records = results.read_records(tmp_path)
+    page = clip_page(records, str(corpus.root))
+    assert [clip["predicted"] for clip in page["clips"]] == classes * 3
+    assert page["clips"][0]["genre"] == "Rock" and page["clips"][0]["picture"].startswith("data:")
+    first, second, _, again = [(clip["x"], clip["y"]) for clip in page["clips"][:4]]
+    assert first == again != second
+    assert clip_page(records, "") is None and clip_page({}, str(corpus.root)) is None
 
 
 # --- results --------------------------------------------------------------------------------------
