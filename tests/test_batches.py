@@ -49,6 +49,19 @@ def test_shuffled_batches_hold_each_clip_once(shared_corpus, crop):
     assert len(one) == 8 and sum(len(y) == 8 for *_, y in one) == 7
 
 
+def test_clips_change_their_company(shared_corpus):
+    """It is not whole batches of the split's order that are shuffled."""
+    ds = SpectrogramDataset(shared_corpus, "affect")
+
+    def companies(shuffle):
+        parts = batches(ds, 8, shuffle=shuffle, crop=10)
+        return {frozenset(map(tuple, y.tolist())) for *_, y in parts}
+
+    set_seed(0)
+    one, other, own = companies(True), companies(True), companies(False)
+    assert not one & other and not one & own
+
+
 def test_the_order_of_batches_is_shuffled_too(shared_corpus):
     """Otherwise a training would see each stretch's short clips first."""
     ds = SpectrogramDataset(shared_corpus, "affect")
