@@ -1,4 +1,4 @@
-"""Reading a corpus, its label files and arrays; and the sentence that each kind of bad input gets."""
+"""Reading a corpus, its label files and arrays; and the sentence each kind of bad input gets."""
 
 import gzip
 import io
@@ -23,17 +23,22 @@ from labhelpers.corpora.layout import (
 GENRE, AFFECT = "fma_genre_spectrograms", "multitask_dataset"
 
 
-# --- labels ---------------------------------------------------------------------------------------------------------
+# --- labels ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beat", [False, True])
 def test_genre_labels_with_the_labs_names(corpus, beat):
     train, test = corpus.labels("genre", "train", beat), corpus.labels("genre", "test", beat)
     assert list(train) == ["id", "path", "group", "genre"]
-    assert list(train["id"]) == [str(i) for i in range(11, 35)] and list(train["group"]) == list(train["id"])
+    assert list(train["id"]) == [str(i) for i in range(11, 35)] and list(train["group"]) == list(
+        train["id"]
+    )
     assert list(train["genre"]) == ["Rock"] * 8 + ["Blues"] * 8 + ["Jazz"] * 8
     assert list(test["id"]) == [str(i) for i in range(501, 510)]
-    assert all(p.name == f"{i}.fused.full.npy" and p.is_file() for i, p in zip(train["id"], train["path"], strict=True))
+    assert all(
+        p.name == f"{i}.fused.full.npy" and p.is_file()
+        for i, p in zip(train["id"], train["path"], strict=True)
+    )
     assert train["path"][0].parent.parent.name == (GENRE + "_beat" if beat else GENRE)
 
 
@@ -41,7 +46,10 @@ def test_affect_labels(corpus):
     train, test = corpus.labels("affect"), corpus.labels("affect", "test")
     assert list(train) == ["id", "path", "group", "valence", "energy", "danceability"]
     line = (corpus.root / AFFECT / "train_labels.txt").read_text().splitlines()[3]
-    assert [train["id"][2], *train.iloc[2, 3:]] == [line.split(",")[0], *map(float, line.split(",")[1:])]
+    assert [train["id"][2], *train.iloc[2, 3:]] == [
+        line.split(",")[0],
+        *map(float, line.split(",")[1:]),
+    ]
     assert list(test) == ["id", "path", "group"]
     assert list(test["id"]) == [str(i) for i in range(27, 33)]
 
@@ -53,7 +61,9 @@ def test_test_clips_come_in_the_order_of_their_numbers(corpus):
     assert ids[0] == "9" and ids[-1] == "100"
 
 
-@pytest.mark.parametrize("encoding, newline", [("utf-8-sig", "\r\n"), ("utf-8", "\r\n"), ("utf-8-sig", "\n")])
+@pytest.mark.parametrize(
+    "encoding, newline", [("utf-8-sig", "\r\n"), ("utf-8", "\r\n"), ("utf-8-sig", "\n")]
+)
 @pytest.mark.parametrize("task, folder", [("genre", GENRE), ("affect", AFFECT)])
 def test_bom_crlf_and_blank_lines_are_accepted(corpus, task, folder, encoding, newline):
     path, plain = corpus.root / folder / "train_labels.txt", corpus.labels(task)
@@ -65,7 +75,14 @@ def test_gz_and_unpacked_files_and_what_else_lies_there(tmp_path):
     corpus = make_corpus(tmp_path / "gz", gz=True)
     folder = corpus.root / AFFECT / "test"
     assert corpus.labels("affect", "test")["path"][0].name == "27.fused.full.npy.gz"
-    for name in ("._27.fused.full.npy", ".hidden.npy", "99.fused.full.npy.part", "99.npy.tmp", "readme.txt", "27"):
+    for name in (
+        "._27.fused.full.npy",
+        ".hidden.npy",
+        "99.fused.full.npy.part",
+        "99.npy.tmp",
+        "readme.txt",
+        "27",
+    ):
         (folder / name).write_bytes(b"")
     unpacked = save(folder / "27.fused.full.npy", np.zeros((140, 3)))
     table = corpus.labels("affect", "test")
@@ -86,7 +103,11 @@ def test_groups(corpus):
     [
         (1, "11.fused.full.npy.gz\tRock", ["line 1", "header", "Id", "Genre"]),  # missing
         (1, "Id,Genre", ["line 1", "header", "a tab"]),
-        (4, "13.fused.full.npy.gz,Rock", ["line 4", "a tab", "13.fused.full.npy.gz,Rock"]),  # wrong separator
+        (
+            4,
+            "13.fused.full.npy.gz,Rock",
+            ["line 4", "a tab", "13.fused.full.npy.gz,Rock"],
+        ),  # wrong separator
         (4, "13.fused.full.npy.gz", ["line 4", "2 fields"]),  # short
         (4, "13.fused.full.npy.gz\tRock\tPop", ["line 4", "2 fields"]),
         (4, "13.fused.full.npy.gz\tRokc", ["line 4", "'Rokc'", "known: Blues, Chiptune"]),
@@ -110,7 +131,11 @@ def test_bad_genre_lines(corpus, line, text, words):
     "line, text, words",
     [
         (1, "7,0.5,0.5,0.5", ["line 1", "header", "Id,valence,energy,danceability"]),
-        (1, "Id,energy,valence,danceability", ["line 1", "header"]),  # swapped columns are not read as if in order
+        (
+            1,
+            "Id,energy,valence,danceability",
+            ["line 1", "header"],
+        ),  # swapped columns are not read as if in order
         (1, "Id\tvalence\tenergy\tdanceability", ["line 1", "a comma"]),
         (3, "8\t0.1\t0.2\t0.3", ["line 3", "a comma"]),
         (3, "8,0.1,0.2", ["line 3", "4 fields"]),
@@ -157,7 +182,9 @@ def test_label_file_absent_empty_or_no_text(corpus):
 
 def test_absent_clip_is_left_out_and_named(corpus):
     (corpus.root / GENRE / "train" / "13.fused.full.npy").unlink()
-    with pytest.warns(CorpusWarning, match=r"train_labels.txt: 1 of 24 listed clips .*\(13\); restore"):
+    with pytest.warns(
+        CorpusWarning, match=r"train_labels.txt: 1 of 24 listed clips .*\(13\); restore"
+    ):
         table = corpus.labels("genre")
     assert "13" not in set(table["id"]) and len(table) == 23
     assert table["path"][2].name.startswith("14.")
@@ -170,17 +197,31 @@ def test_empty_split(corpus):
         corpus.labels("genre")
     with pytest.raises(CorpusError, match="elsewhere.*no such folder; check"):
         Corpus(corpus.root / "elsewhere").labels("genre")
-    assert corpus.has("genre", "test", beat=True) and not Corpus(corpus.root / "elsewhere").has("genre")
+    assert corpus.has("genre", "test", beat=True) and not Corpus(corpus.root / "elsewhere").has(
+        "genre"
+    )
 
 
 def test_class_mapping():
-    before = {"Metal": 153, "Trip-Hop": 137, "Soundtrack": 124, "Post-Rock": 95}  # all others 160: the lab's counts
+    before = {
+        "Metal": 153,
+        "Trip-Hop": 137,
+        "Soundtrack": 124,
+        "Post-Rock": 95,
+    }  # all others 160: the lab's counts
     after = {}
     for genre, kind in CLASS_MAPPING.items():
         if kind is not None:
             after[kind] = after.get(kind, 0) + before.get(genre, 160)
     small = dict.fromkeys(["Pop", "Hip-Hop", "Classical", "Blues", "Jazz"], 160)
-    assert after == {"Rock": 415, "Folk": 320, "Electronic": 320, "Metal": 313, "Trip-Hop": 137, **small}
+    assert after == {
+        "Rock": 415,
+        "Folk": 320,
+        "Electronic": 320,
+        "Metal": 313,
+        "Trip-Hop": 137,
+        **small,
+    }
     assert len(CLASS_MAPPING) == 20
 
 
@@ -189,7 +230,9 @@ def test_own_class_mapping(tmp_path, corpus):
     own.write_text('{"Rock": "loud", "Blues": "loud", "Jazz": null}')
     assert Corpus(corpus.root).mapping == {"Rock": "loud", "Blues": "loud", "Jazz": None}
     change_line(corpus.root / GENRE / "train_labels.txt", 2, "11.fused.full.npy.gz\tPop")
-    with pytest.raises(CorpusError, match="line 2: no genre 'Pop' in the class mapping; known: Blues, Jazz, Rock"):
+    with pytest.raises(
+        CorpusError, match="line 2: no genre 'Pop' in the class mapping; known: Blues, Jazz, Rock"
+    ):
         Corpus(corpus.root).labels("genre")
     for text in ("{", "[]", '{"Rock": 3}'):
         own.write_text(text)
@@ -197,7 +240,7 @@ def test_own_class_mapping(tmp_path, corpus):
             Corpus(corpus.root).labels("genre")
 
 
-# --- the rest of a corpus -------------------------------------------------------------------------------------------
+# --- the rest of a corpus -------------------------------------------------------------------------
 
 
 def test_audio(corpus):
@@ -219,7 +262,8 @@ def test_answers_and_description(corpus):
     assert list(table["files"]) == [24, 9, 24, 9, 20, 6, 20, 6]
     assert list(table["labels"]) == ["yes"] * 5 + ["no", "yes", "no"]
     write_lines(
-        corpus.root / "kept_aside" / "multitask_test_labels.txt", ["Id,valence,energy,danceability", "27,0,1,.5"]
+        corpus.root / "kept_aside" / "multitask_test_labels.txt",
+        ["Id,valence,energy,danceability", "27,0,1,.5"],
     )
     assert corpus.is_sample and corpus.answers().iloc[0].tolist() == ["27", 0.0, 1.0, 0.5]
 
@@ -295,7 +339,7 @@ def test_check_notices_values_that_no_extractor_makes(corpus, change, words):
     assert len(wrong) == 1 and str(path) in str(wrong[0]) and words in str(wrong[0])
 
 
-# --- arrays ---------------------------------------------------------------------------------------------------------
+# --- arrays ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", ">f8", "int16", "uint8"])
@@ -320,8 +364,10 @@ def spoilt(kind):
     arrays = {
         "rows": np.zeros((128, 20)), "flat": np.zeros(140), "cube": np.zeros((140, 20, 1)),
         "no columns": np.zeros((140, 0)),
-        "object": np.array([[{}] * 20] * 140), "text": np.full((140, 20), "a"), "complex": np.zeros((140, 20), complex),
-        "nan": np.where(np.arange(20) == 7, np.nan, good), "inf": np.where(np.arange(20) == 7, -np.inf, good),
+        "object": np.array([[{}] * 20] * 140), "text": np.full((140, 20), "a"),
+        "complex": np.zeros((140, 20), complex),
+        "nan": np.where(np.arange(20) == 7, np.nan, good),
+        "inf": np.where(np.arange(20) == 7, -np.inf, good),
         "overflow": np.full((140, 20), 1e300),
     }  # fmt: skip
     stream = io.BytesIO()
@@ -338,10 +384,14 @@ def spoilt(kind):
 @pytest.mark.parametrize(
     "kind, word",
     [
-        ("truncated", "truncated"), ("half", "truncated"), ("header only", "truncated"), ("longer", "longer"),
-        ("part of the header", "not a NumPy array"), ("nothing", "not a NumPy array"), ("no array", "not a NumPy"),
-        ("version 2", "not a NumPy array"), ("rows", r"\(128, 20\)"), ("flat", "shape"), ("cube", "shape"),
-        ("no columns", r"\(140, 0\)"), ("object", "object"), ("text", "not numbers"), ("complex", "not numbers"),
+        ("truncated", "truncated"), ("half", "truncated"), ("header only", "truncated"),
+        ("longer", "longer"),
+        ("part of the header", "not a NumPy array"), ("nothing", "not a NumPy array"),
+        ("no array", "not a NumPy"),
+        ("version 2", "not a NumPy array"), ("rows", r"\(128, 20\)"), ("flat", "shape"),
+        ("cube", "shape"),
+        ("no columns", r"\(140, 0\)"), ("object", "object"), ("text", "not numbers"),
+        ("complex", "not numbers"),
         ("nan", "NaN"), ("inf", "NaN or inf"),
     ],
 )  # fmt: skip
@@ -378,7 +428,12 @@ def test_a_pickle_is_never_loaded(tmp_path):
 def test_gz_that_is_none_or_is_cut(tmp_path):
     path = tmp_path / "5.fused.full.npy.gz"
     whole = gzip.compress(spoilt("good") + np.random.default_rng(0).bytes(2000))
-    for data in (spoilt("good"), whole[: len(whole) // 2], whole[:100] + b"\xff" * 50 + whole[150:], b""):
+    for data in (
+        spoilt("good"),
+        whole[: len(whole) // 2],
+        whole[:100] + b"\xff" * 50 + whole[150:],
+        b"",
+    ):
         path.write_bytes(data)
         with pytest.raises(CorpusError, match="5.fused.full.npy.gz: .*again"):
             load_array(path)
@@ -400,7 +455,9 @@ def test_gz_that_expands_beyond_reason(tmp_path):
 
 def test_header_that_promises_too_much(tmp_path):
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (140, 10**9)})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "<f4", "fortran_order": False, "shape": (140, 10**9)}
+    )
     (tmp_path / "5.npy").write_bytes(stream.getvalue())
     with pytest.raises(CorpusError, match="1000000000"):
         load_array(tmp_path / "5.npy")
@@ -426,13 +483,17 @@ def test_damaged_bytes_raise_nothing_else(tmp_path):
     assert refused > 100
 
 
-# --- real music -----------------------------------------------------------------------------------------------------
+# --- real music -----------------------------------------------------------------------------------
 
 
 def test_real_music():
     corpus = find_corpus(real_music() / "emotify")
     assert corpus.name == "emotify" and not corpus.is_sample
     train = corpus.labels("genre", beat=True)
-    assert (len(train), train["group"].nunique(), len(corpus.labels("genre", "test"))) == (636, 320, 159)
+    assert (len(train), train["group"].nunique(), len(corpus.labels("genre", "test"))) == (
+        636,
+        320,
+        159,
+    )
     assert (len(corpus.labels("affect")), len(corpus.labels("affect", "test"))) == (320, 80)
     assert load_array(train["path"][0]).shape[0] == 140

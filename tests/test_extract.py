@@ -1,4 +1,4 @@
-"""The extractor against direct librosa calls, and a folder of music against the reader of corpora."""
+"""The extractor against direct librosa calls, and a folder of music read back as a corpus."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def music(tmp_path_factory):
     return root
 
 
-# --- one clip -------------------------------------------------------------------------------------------------------
+# --- one clip -------------------------------------------------------------------------------------
 
 
 def test_extract_is_what_librosa_gives():
@@ -179,7 +179,7 @@ def test_agrees_with_arrays_made_elsewhere():
     assert synced.shape == beats.shape and np.abs(synced[:128] - beats[:128]).mean() < 1.5
 
 
-# --- a folder -------------------------------------------------------------------------------------------------------
+# --- a folder -------------------------------------------------------------------------------------
 
 
 def arrays_of(out):
@@ -241,7 +241,8 @@ def test_killed_half_way_it_does_the_rest(tmp_path):
     source.mkdir(parents=True)
     for number in range(8):
         soundfile.write(source / f"{number}.wav", tone(4, seed=number), 22050)
-    call = f"from labhelpers.series.extract import extract_folder as e; e({str(source.parent)!r}, {str(out)!r}, jobs=1)"
+    call = "from labhelpers.series.extract import extract_folder as extract; "
+    call += f"extract({str(source.parent)!r}, {str(out)!r}, jobs=1)"
     child = subprocess.Popen(
         [sys.executable, "-c", call], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL
     )
@@ -375,7 +376,7 @@ def test_on_a_dask_cluster(music, tmp_path):
 
 
 def test_several_processes_do_not_fill_the_numba_cache_at_once(tmp_path):
-    """A cache that two processes fill together may crash both: all of it is there before the second one starts."""
+    """A cache that two fill together may crash both: it is whole before the second one starts."""
     code = """
 import os
 from pathlib import Path
@@ -389,7 +390,8 @@ def work(number):
     return extract(noise)
 
 def files():
-    return {path: path.stat().st_mtime_ns for path in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nb?")}
+    cache = Path(os.environ["NUMBA_CACHE_DIR"])
+    return {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")}
 
 features.fill_numba_cache()
 before = files()

@@ -1,4 +1,4 @@
-"""The sample corpus: the same from the same seed, whole or absent, music-like, and neither trivial nor hopeless."""
+"""The sample corpus: the same from the same seed, whole or absent, neither trivial nor hopeless."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from sklearn.svm import SVC, SVR
 
 from labhelpers.corpora import sample as synth
 from labhelpers.corpora.layout import AFFECT, CLASS_MAPPING, Corpus, CorpusError, load_array
-from labhelpers.corpora.sample import GENRES, affect, draw_style, make_sample, render
+from labhelpers.corpora.sample import GENRES, affect, draw_style, make_sample
+from labhelpers.corpora.synth import render
 from labhelpers.files import project_root
 
 
@@ -26,8 +27,11 @@ def test_the_plan_has_the_real_proportions():
     clips = synth.plan_clips(0)
     counts = clips.groupby(["task", "split"]).size()
     assert counts.to_dict() == {
-        ("affect", "test"): 24, ("affect", "train"): 70, ("genre", "test"): 48, ("genre", "train"): 191,
-    }  # fmt: skip
+        ("affect", "test"): 24,
+        ("affect", "train"): 70,
+        ("genre", "test"): 48,
+        ("genre", "train"): 191,
+    }
     train = clips[(clips["task"] == "genre") & (clips["split"] == "train")]["genre"].value_counts()
     assert (
         train["Rock"] == 10 and train["Post-Rock"] == 6 and set(train.index) == set(CLASS_MAPPING)
@@ -110,7 +114,7 @@ def test_affect_has_the_spread_of_the_echo_nest():
     )
 
 
-# --- the built sample -----------------------------------------------------------------------------------------------
+# --- the built sample -----------------------------------------------------------------------------
 
 
 def statistics(table):

@@ -14,7 +14,7 @@ from labhelpers.corpora.layout import MARKER
 from labhelpers.corpora.sample import make_sample
 from labhelpers.files import project_root, write_text
 
-MAKER = ("audio.py", "decode.py", "corpora/sample.py", "corpora/write.py")
+MAKER = ("audio.py", "decode.py", "corpora/sample.py", "corpora/synth.py", "corpora/write.py")
 STAMP = "maker.txt"
 
 

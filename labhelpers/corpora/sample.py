@@ -1,8 +1,7 @@
 """The sample corpus: synthesised music of twenty genres with known affect.
 
-So every step has sound behind it. A clip is a band: drums on a 16-step bar, chords from a
-progression, a bass line, a lead melody, then noise, room and a low-pass. The table says what is usual in a genre; a clip jitters that and borrows
-some of it from another genre.
+So every step has sound behind it. The tables say what is usual in a genre; a clip jitters that and
+borrows some of it from another genre, and `synth` plays it.
 """
 
 from __future__ import annotations
@@ -18,15 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
-from scipy.signal import butter, fftconvolve, sosfilt
 from scipy.special import ndtr
 
 from ..audio import SAMPLE_RATE, extract
 from ..files import write_text
 from .layout import AFFECT, MARKER, CorpusError
+from .synth import DRUMS, render
 from .write import array_name, clip_folders, in_processes, save_array, write_labels
 
-SECONDS = 10
 BORROW = 0.22  # chance that a clip takes one aspect (rhythm, harmony, …) from another genre
 JITTER = 0.15  # relative spread of a genre's numbers
 SHARE = 0.0617  # of the real data's clips: 191 train and 48 test
@@ -96,65 +94,15 @@ ASPECTS = {
     "tune": ["lead", "tune"],
     "finish": ["air", "room", "cut", "swell"],
 }
-
-DRUMS = {  # kick, snare, cymbal over the 16 steps of a bar
-    "rock": ("x.......x.x.....", "....x.......x...", "x.x.x.x.x.x.x.x."),
-    "pop": ("x.....x.x.....x.", "....x.......x...", "x.x.x.x.x.x.x.xx"),
-    "four": ("x...x...x...x...", "....x.......x...", "..x...x...x...x."),
-    "boom": ("x......x..x.....", "....x.......x..x", "x.x.x.x.x.x.x.x."),
-    "swing": ("x...............", ".......x.....x..", "x...x..xx...x..x"),
-    "shuffle": ("x.......x.....x.", "....x.......x...", "x..xx..xx..xx..x"),
-    "punk": ("x.x...x.x.x...x.", "..x.x.....x.x...", "x.x.x.x.x.x.x.x."),
-    "double": ("xxxxxx.xxxxxxx.x", "....x.......x...", "x...x...x...x..."),
-    "world": ("x..x....x..x..x.", "...x..x....x..x.", "x.xxx.xxx.xxx.xx"),
-    "brush": ("x.......x.......", "....x.......x...", "..x...x...x...x."),
-    "none": ("................", "................", "................"),
-}
-CHORDS = {  # degrees of the scale, one a bar; thirds stacked on each
-    "pop": ([[0, 4, 5, 3], [0, 5, 3, 4], [5, 3, 0, 4], [0, 3, 0, 4]], 3),
-    "modal": ([[0, 6, 0, 3], [0, 0, 6, 6], [0, 2, 3, 0], [0, 5, 0, 6]], 3),
-    "power": ([[0, 0, 5, 6], [0, 3, 5, 4], [0, 1, 0, 5]], 0),
-    "blues": ([[0, 3, 0, 0], [3, 0, 4, 3], [0, 0, 3, 0]], 4),
-    "jazz": ([[1, 4, 0, 5], [0, 5, 1, 4], [2, 5, 1, 4]], 4),
-    "choral": ([[0, 3, 4, 0], [0, 5, 1, 4], [0, 4, 5, 2]], 3),
-}
-COMP = {  # rhythm over the bar, all notes at once or one after the other, length in steps, attack and decay in seconds
-    "strum": ("x...x.x...x.x.x.", "chord", 3, 0.003, 0.5),
-    "tremolo": ("xxxxxxxxxxxxxxxx", "cycle4", 1.5, 0.01, 0.3),
-    "pick": ("x.x.x.x.x.x.x.x.", "cycle", 4, 0.003, 0.5),
-    "pad": ("x...............", "chord", 16, 0.15, 9),
-    "arco": ("x.......x...x...", "chord", 7, 0.09, 9),
-    "chug": ("x.x.x.xxx.x.x.x.", "chord", 1.7, 0.004, 0.25),
-    "stab": ("..x...x...x...x.", "chord", 1.5, 0.005, 0.2),
-    "gate": ("x..x..x.x..x..x.", "chord", 1.5, 0.005, 0.3),
-    "arp": ("xxxxxxxxxxxxxxxx", "cycle", 1, 0.002, 0.3),
-    "shells": ("x.....x......x..", "chord", 2.5, 0.005, 0.4),
-}
-BASS = {
-    "eighths": "x.x.x.x.x.x.x.x.",
-    "roots": "x.......x.......",
-    "offbeat": "..x...x...x...x.",
-    "sub": "x......x..x.....",
-    "walk": "x...x...x...x...",
-    "none": "................",
-}
-LEAD = {  # tilt, odd harmonics only, vibrato (semitones), attack, decay, chance of a note on an eighth, pitch, vowels
-    "voice": (1.1, False, 0.35, 0.04, 2.0, 0.55, 60, True),
-    "rap": (0.9, False, 0.60, 0.015, 0.2, 0.85, 46, True),
-    "guitar": (0.9, False, 0.20, 0.005, 1.0, 0.60, 64, False),
-    "flute": (2.2, False, 0.20, 0.05, 3.0, 0.45, 72, False),
-    "sax": (0.9, False, 0.25, 0.03, 2.0, 0.70, 60, False),
-    "fiddle": (0.9, False, 0.25, 0.06, 4.0, 0.60, 67, False),
-    "synth": (0.7, False, 0.05, 0.005, 0.5, 0.60, 67, False),
-    "square": (0.9, True, 0.00, 0.002, 0.6, 0.80, 72, False),
-}
-VOWELS = np.array(
-    [[730, 1090, 2440], [270, 2290, 3010], [570, 840, 2410], [530, 1840, 2480], [300, 870, 2240]]
-)  # Hz
+# Of the signals that affect is made of, over all genres.
+MEAN, SPREAD = np.array([0.60, 1.00, 1.87]), np.array([0.59, 0.62, 0.93])
 
 
 def draw_style(genre: str, rng: np.random.Generator) -> dict:
-    """The parameters of one clip: the genre's row, jittered, with some aspects borrowed; and key, mode, start."""
+    """The parameters of one clip: the genre's row, jittered, with some aspects borrowed.
+
+    Also its key, mode, and where in the bar it starts.
+    """
     style = GENRES.loc[genre].to_dict()
     for columns in ASPECTS.values():
         if rng.random() < BORROW:
@@ -165,229 +113,30 @@ def draw_style(genre: str, rng: np.random.Generator) -> dict:
     for name in ("beat", "hats", "bass", "tune"):  # mixing desks differ more than bands do
         style[name] *= np.exp(2 * JITTER * rng.standard_normal())
     style["major"] = bool(rng.random() < style["major"])
-    # Few songs are in far keys: so a major third can be told from a minor one by the pitch classes alone, mostly.
+    # Few songs are in far keys, so the pitch classes alone mostly tell major from minor.
     style["key"] = int(rng.choice([0, 7, 2, 9, 4, 5], p=[0.25, 0.2, 0.2, 0.15, 0.1, 0.1]))
     style["start"] = rng.random()
     style["treble"] = 4 * rng.standard_normal()  # dB: each recording has its own balance
     return style
 
 
-MEAN, SPREAD = (
-    np.array([0.60, 1.00, 1.87]),
-    np.array([0.59, 0.62, 0.93]),
-)  # of the signals below, over all genres
-
-
 def affect(style: dict, rng: np.random.Generator) -> np.ndarray:
-    """Valence, energy, danceability (0-1) that follow from a style, plus noise: spread as in the Echo Nest's table."""
-    density = (
-        sum(pattern.count("x") for pattern in DRUMS[style["drums"]][:2]) * style["bpm"] / 480
-    )  # hits a second
+    """Valence, energy, danceability (0-1) that follow from a style, plus noise.
+
+    They are spread as in the Echo Nest's table.
+    """
+    hits = sum(pattern.count("x") for pattern in DRUMS[style["drums"]][:2])
+    density = hits * style["bpm"] / 480  # hits a second
     bright = style["cut"] / 8 - style["tilt"] / 1.2
     dance = np.exp(-((np.log2(style["bpm"] / 118) / 0.35) ** 2))  # most at 118 beats a minute
+    beat, drive, major = style["beat"], style["drive"], style["major"]
     signal = np.array([
-        0.6 * style["major"] + bright + 0.6 * dance - 1.2 * style["room"] + 0.4 * style["beat"] - 0.5 * style["drive"],
-        1.2 * style["drive"] + 0.15 * density * style["beat"] + 0.006 * style["bpm"] - style["swell"],
-        1.8 * style["beat"] + 0.8 * dance - style["drive"] + 0.8 * style["bass"] + 0.2 * style["major"],
+        0.6 * major + bright + 0.6 * dance - 1.2 * style["room"] + 0.4 * beat - 0.5 * drive,
+        1.2 * drive + 0.15 * density * beat + 0.006 * style["bpm"] - style["swell"],
+        1.8 * beat + 0.8 * dance - drive + 0.8 * style["bass"] + 0.2 * major,
     ])  # fmt: skip
     z = [0.95, 0.85, 0.95] * (signal - MEAN) / SPREAD + [0.3, 0.5, 0.3] * rng.standard_normal(3)
     return np.clip(ndtr([0.95 * z[0] - 0.2, z[1] + 0.1, 0.62 * z[2] - 0.03]), 0.001, 0.999)
-
-
-# --- from a style to samples ----------------------------------------------------------------------
-
-
-def render(style: dict, rng: np.random.Generator) -> np.ndarray:
-    """Samples (220500,) float64 in -0.9..0.9 of a style: 10 s at 22 050 Hz."""
-    n = SECONDS * SAMPLE_RATE
-    tracks = [
-        (style["beat"], _drums(style, rng, n)),
-        (0.55, _comp(style, rng, n)),
-        (style["bass"], _bass(style, rng, n)),
-        (style["tune"], _lead(style, rng, n)),
-    ]
-    mix = sum(level * _unit(track) for level, track in tracks)
-    seconds = np.arange(n) / SAMPLE_RATE
-    mix *= np.exp(
-        1.5 * style["swell"] * np.sin(2 * np.pi * (seconds / rng.uniform(5, 12) + rng.random()))
-    )
-    tail = np.arange(int(1.5 * SAMPLE_RATE)) / SAMPLE_RATE
-    echo = rng.standard_normal(len(tail)) * np.exp(-tail / (0.05 + 0.6 * style["room"]))
-    mix = _unit(mix) + style["room"] * _unit(fftconvolve(mix, echo)[:n])
-    mix += style["air"] * rng.standard_normal(n)
-    low = _filter(mix, 800, "lowpass")
-    mix = _filter(
-        low + 10 ** (style["treble"] / 20) * (mix - low), min(style["cut"], 10.5) * 1000, "lowpass"
-    )
-    return 0.9 * mix / np.abs(mix).max()
-
-
-def _unit(track: np.ndarray) -> np.ndarray:
-    rms = np.sqrt(np.mean(track**2))
-    return track / rms if rms > 0 else track
-
-
-def _filter(track: np.ndarray, hertz, kind: str) -> np.ndarray:
-    return sosfilt(butter(2, hertz, kind, fs=SAMPLE_RATE, output="sos"), track)
-
-
-def _grid(style: dict, pattern: str, rng: np.random.Generator):
-    """Yield (bar, step, start in seconds) of a pattern's marks, swung, a little off the grid; some begin before 0."""
-    step = 15 / style["bpm"]
-    for bar in range(int(SECONDS / (16 * step)) + 2):
-        for i in (i for i, mark in enumerate(pattern) if mark == "x"):
-            late = min(style["swing"], 1) * {2: 0.67, 3: 0.33}.get(i % 4, 0)
-            start = (16 * (bar - style["start"]) + i + late) * step + 0.006 * rng.standard_normal()
-            if start < SECONDS:
-                yield bar, i, start
-
-
-def _drums(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
-    out = np.zeros(n)
-    t = np.arange(int(0.4 * SAMPLE_RATE)) / SAMPLE_RATE
-    noise = rng.standard_normal(len(t))
-    tune, ring = rng.uniform(0.85, 1.2), rng.uniform(0.7, 1.4)
-    kick = np.sin(2 * np.pi * tune * (48 * t + 4 * (1 - np.exp(-t / 0.03)))) * np.exp(
-        -t / (0.09 * ring)
-    )
-    body = np.sin(2 * np.pi * 190 * tune * t) * np.exp(-t / 0.06)
-    snare = 0.5 * body + 0.5 * _filter(noise, [800 * tune, 7000], "bandpass") * np.exp(
-        -t / (0.07 * ring)
-    )
-    hat = _filter(noise, 6000, "highpass") * np.exp(
-        -t / (0.03 + 0.05 * ring * (style["drums"] in ("swing", "rock")))
-    )
-    rest = rng.integers(-8, 8)  # half of the clips have a bar with cymbals only
-    for sound, pattern, level in zip(
-        (kick, snare, hat), DRUMS[style["drums"]], (1, 0.8, style["hats"]), strict=True
-    ):
-        for bar, i, start in _grid(style, pattern, rng):
-            if start < 0 or rng.random() < 0.07 or (bar == rest and sound is not hat):
-                continue
-            at, accent = int(start * SAMPLE_RATE), rng.uniform(0.6, 1) * (1 if i % 4 == 0 else 0.8)
-            end = min(n, at + len(t))
-            out[at:end] += level * accent * sound[: end - at]
-    return out
-
-
-def _play(
-    notes: list, spectrum, rng, n: int, attack: float, decay: float, vibrato: float = 0.0
-) -> np.ndarray:
-    """Samples (n,) of notes (start s, length s, MIDI pitch, level) from one period of a wave, read at the pitch.
-
-    spectrum(k, hertz) : levels of the harmonics k of a note; a struck note loses the high ones first
-    """
-    out, size = np.zeros(n), 4096
-    for start, length, pitch, level in notes:
-        hertz = 440 * 2 ** ((pitch - 69) / 12)
-        k = np.arange(1, max(2, min(60, int(10000 / hertz))))
-        wave = np.zeros((2, size // 2 + 1), complex)
-        wave[:, 1 : len(k) + 1] = (
-            -0.5j * size * spectrum(k, hertz) * np.stack([np.ones(len(k)), np.exp(-0.25 * k)])
-        )
-        bright, dull = np.fft.irfft(wave)
-        at = int(start * SAMPLE_RATE)
-        t = np.arange(max(0, -at), min(n - at, int((length + 0.05) * SAMPLE_RATE))) / SAMPLE_RATE
-        bend = vibrato * 0.06 * hertz * (1 - np.cos(2 * np.pi * 5.5 * t)) / (2 * np.pi * 5.5)
-        index = ((hertz * t + bend + rng.random()) * size).astype(int) & (size - 1)
-        fade = np.exp(-t / (0.5 * decay))
-        tone = fade * bright[index] + (1 - fade) * dull[index]
-        tone *= (
-            np.exp(-t / decay)
-            * np.clip(t / attack, 0, 1)
-            * np.clip((length + 0.05 - t) / 0.05, 0, 1)
-        )
-        out[max(0, at) : max(0, at) + len(t)] += level * tone
-    return out
-
-
-def _scale(style: dict) -> list[int]:
-    if style["chords"] == "blues":
-        return [0, 2, 4, 5, 7, 9, 10]
-    return [0, 2, 4, 5, 7, 9, 11] if style["major"] else [0, 2, 3, 5, 7, 8, 10]
-
-
-def _chord(style: dict, degree: int) -> list[int]:
-    """MIDI pitches, root first, near C3."""
-    size, scale = CHORDS[style["chords"]][1], _scale(style)
-    base = 48 + style["key"] - 12 * (style["key"] > 6)
-    if size == 0:
-        return [base + scale[degree] + up for up in (0, 7, 12)]
-    return [base + scale[(degree + 2 * i) % 7] + 12 * ((degree + 2 * i) // 7) for i in range(size)]
-
-
-def _degrees(style: dict) -> list[int]:
-    choices = CHORDS[style["chords"]][0]
-    return choices[int(style["start"] * 1000) % len(choices)]
-
-
-def _comp(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
-    pattern, kind, steps, attack, decay = COMP[style["comp"]]
-    length, degrees, notes = steps * 15 / style["bpm"], _degrees(style), []
-    for count, (bar, _, start) in enumerate(_grid(style, pattern, rng)):
-        chord = _chord(style, degrees[bar % 4])
-        level = rng.uniform(0.6, 1)
-        if kind == "chord":
-            notes += [
-                (start + 0.012 * i * (style["comp"] == "strum"), length, p, level)
-                for i, p in enumerate(chord)
-            ]
-        else:
-            pitch = [*chord, chord[0] + 12][count // (4 if kind == "cycle4" else 1) % 4] + 12
-            notes.append((start, length, pitch, level))
-    notes = [note for note in notes if note[0] < SECONDS]
-    track = _play(notes, lambda k, _: k ** -style["tilt"], rng, n, attack, decay)
-    gain = 25 * min(style["drive"], 1) ** 2
-    return _filter(np.tanh(gain * _unit(track)), 6000, "lowpass") if gain > 0.5 else track
-
-
-def _bass(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
-    line, degrees, notes = style["line"], _degrees(style), []
-    for bar, i, start in _grid(style, BASS[line], rng):
-        chord = _chord(style, degrees[bar % 4])
-        pitch = chord[(i // 4) % len(chord)] if line == "walk" else chord[0]
-        steps = {"eighths": 1.8, "offbeat": 1.8, "walk": 3.5}.get(line, 7)
-        notes.append(
-            (start, steps * 15 / style["bpm"], pitch - 12 - 12 * (pitch > 55), rng.uniform(0.7, 1))
-        )
-    tilt = 3.0 if line == "sub" else 1.6
-    return _play(notes, lambda k, _: k**-tilt, rng, n, 0.006, 0.9)
-
-
-def _lead(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
-    tilt, odd, vibrato, attack, decay, busy, octave, formants = LEAD[style["lead"]]
-    scale, degrees = _scale(style), _degrees(style)
-    motif = [
-        (rng.random() < busy, int(rng.integers(-2, 3)), rng.uniform(0.7, 1)) for _ in range(16)
-    ]
-    notes, place = [], int(rng.integers(0, 7))
-    for bar, i, start in _grid(style, "x.x.x.x.x.x.x.x.", rng):
-        sounds, move, level = motif[(8 * bar + i // 2) % 16]  # two bars that come again, varied
-        if sounds != (rng.random() < 0.12):
-            place = (
-                degrees[bar % 4] + 2 * int(rng.integers(0, 3))
-                if i == 0
-                else int(np.clip(place + move, -3, 9))
-            )
-            pitch = (
-                octave
-                + style["key"]
-                - 12 * (style["key"] > 6)
-                + scale[place % 7]
-                + 12 * (place // 7)
-            )
-            if style["lead"] == "rap":
-                pitch = octave + 2 * rng.standard_normal()
-            notes.append((start, rng.choice([1.8, 1.8, 3.8]) * 15 / style["bpm"], pitch, level))
-
-    def spectrum(k, hertz):
-        levels = k**-tilt * (k % 2 if odd else 1)
-        if formants:
-            distance = (k[:, None] * hertz - VOWELS[rng.integers(len(VOWELS))]) / [120, 180, 260]
-            levels = levels * (0.05 + (np.exp(-(distance**2)) * [1, 0.8, 0.6]).sum(axis=1))
-        return levels
-
-    return _play(notes, spectrum, rng, n, attack, decay, vibrato)
 
 
 # --- the corpus -----------------------------------------------------------------------------------
@@ -395,22 +144,16 @@ def _lead(style: dict, rng: np.random.Generator, n: int) -> np.ndarray:
 
 def plan_clips(seed: int) -> pd.DataFrame:
     """Columns id, split, task, genre: what the sample holds, in shuffled order, ids from 1."""
-    rows = [
-        ("train", "genre", genre)
-        for genre, n in GENRES["n"].items()
-        for _ in range(round(n * SHARE))
-    ]
-    # 2.5 test clips a genre on average: every other genre has one more.
-    rows += [
-        ("test", "genre", genre)
-        for i, genre in enumerate(GENRES.index)
-        for _ in range(2 + (i * 2 % 5 < 2))
-    ]
+    rows = []
+    for genre, n in GENRES["n"].items():
+        rows += [("train", "genre", genre)] * round(n * SHARE)
+    for i, genre in enumerate(GENRES.index):
+        # 2.5 test clips a genre on average: every other genre has one more.
+        rows += [("test", "genre", genre)] * (2 + (i * 2 % 5 < 2))
     rng = np.random.default_rng([seed, 1])
     for split, count in N_AFFECT.items():
-        rows += [
-            (split, "affect", genre) for genre in np.resize(rng.permutation(GENRES.index), count)
-        ]
+        for genre in np.resize(rng.permutation(GENRES.index), count):
+            rows.append((split, "affect", genre))
     table = pd.DataFrame(rows, columns=["split", "task", "genre"]).iloc[rng.permutation(len(rows))]
     table.insert(0, "id", [str(number) for number in range(1, len(table) + 1)])
     return table.reset_index(drop=True)
@@ -432,7 +175,7 @@ def _make_clip(audio: Path, targets: list[tuple[Path, bool]], genre: str, seed: 
 
 
 def make_sample(out: str | Path, seed: int = 0, jobs: int = -1, progress: bool = True) -> Path:
-    """Build the sample corpus, with its audio: 191 + 48 genre clips and 70 + 24 affect clips of 10 s.
+    """Build the sample corpus: 191 + 48 genre and 70 + 24 affect clips of 10 s, with their audio.
 
     The affect labels of the test clips go to `kept_aside/`, for step 10. The same seed gives the
     same arrays. Takes a minute on two cores; the folder appears only when it is whole. Returns it.
