@@ -17,11 +17,13 @@ import numpy as np
 import soundfile
 
 FFMPEG_RATE = 22050  # Hz: what ffmpeg is asked for
-# Of MPEG audio, layer III: kbit/s by index, for MPEG 1 and for 2 and 2.5; Hz by version and index.
+# Of MPEG audio, layer III: kbit/s by index, for MPEG 1 and for 2 and 2.5; bytes before the tag, by
+# whether it is MPEG 1 and mono; Hz by version and index.
 BITRATES = {
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+SIDE = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
@@ -104,7 +106,8 @@ def _by_ffmpeg(path: Path, seconds: float | None, longest: float) -> np.ndarray:
         said = pipe.communicate()[1].decode(errors="replace").strip().splitlines()
         frames = stream.seek(0, io.SEEK_END) // 4
         if frames == 0:
-            reason = said[-1] if said else "no audio in it"
+            reason = [*said, "no audio in it"][0].rpartition("] ")[2]
+            reason = reason.removeprefix(f"file:{path}: ")
             raise AudioError(
                 f"{path}: not readable as audio, by ffmpeg neither ({reason}); "
                 "convert it to wav or flac"
@@ -186,8 +189,7 @@ def _mp3_size(header: bytes) -> int:
 def _tagged_frame(header: bytearray, frames: int) -> bytes:
     """A silent frame like the one with that header, whose tag tells the number of frames."""
     tag = b"Xing" + (1).to_bytes(4, "big") + frames.to_bytes(4, "big")
-    mpeg1, mono = header[1] >> 3 & 3 == 3, header[3] >> 6 == 3
-    side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
+    side = SIDE[header[1] >> 3 & 3 == 3, header[3] >> 6 == 3]
     header = bytearray(header)
     header[1] |= 1  # no checksum
     header[2] = header[2] & 0x0D | 0x90  # long enough for the tag, not padded

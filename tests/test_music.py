@@ -153,9 +153,11 @@ def test_hidden_files_are_none_and_others_are_counted(tmp_path):
         (music / name).write_text("no music")
     put(music / "Rock" / "odd.wav", tone(300))
     (music / "Rock" / "odd.wav").rename(music / "Rock" / "odd.song")  # by content, not by name
+    (music / "Rock" / "gone.wav").symlink_to("nowhere.wav")
     (music / "Rock" / "again").symlink_to(music, target_is_directory=True)
     found = read_music(music)
-    assert [os.path.basename(source) for source in found.clips["source"]] == ["a.wav", "odd.song"]
+    names = ["a.wav", "gone.wav", "odd.song"]
+    assert [os.path.basename(source) for source in found.clips["source"]] == names
     assert set(found.clips["genre"]) == {"Rock"}
     passed = " ".join(found.notes)
     assert "3 files are no audio" in passed and "1 jpg" in passed and "1 txt" in passed

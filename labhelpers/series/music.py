@@ -100,7 +100,8 @@ def _files_below(audio: Path, skip: Path | None) -> tuple[list[Path], list[Path]
         below[:] = sorted(name for name in below if name[0] != "." and name != "__MACOSX")
         for name in sorted(names):
             path = Path(folder, name)
-            if name[0] == "." or not path.is_file():
+            # A link that leads nowhere is taken up, so that it is named among what is left out.
+            if name[0] == "." or not (path.is_file() or path.is_symlink()):
                 continue
             known = path.suffix.lower() in AUDIO_SUFFIXES or is_audio(path)
             (files if known else others).append(path)
