@@ -24,6 +24,7 @@ SANDBOX = CHECKOUT / "tools" / "kaggle_sandbox.py"
 STAND_IN = CHECKOUT / "tests" / "stand_in_kaggle.py"
 NAMESPACES = ["unshare", "-r", "-m", "-n"]
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("[0-9]*_*.ipynb"))
+SETUP = kaggle.SETUP.rstrip()
 NAMES = [path.stem for path in NOTEBOOKS]
 LAYOUTS = {
     "2020": ("data/data", "labhelpers"),
@@ -48,6 +49,16 @@ def own(bundled, tmp_path):
 
 def code_cells(path):
     return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+# --- set-up ---------------------------------------------------------------------------------------
+
+
+def test_the_set_up_is_the_notebooks_word_for_word():
+    """That it is the same in all of them, test_notebooks.py holds."""
+    assert code_cells(CHECKOUT / "notebooks" / "00_kaggle_kernels.ipynb")[0].source == SETUP
+    lines = [line for line in SETUP.splitlines() if line]
+    assert len(lines) <= 6 and max(map(len, lines)) <= 100
 
 
 # --- bundle ---------------------------------------------------------------------------------------
