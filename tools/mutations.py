@@ -20,6 +20,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import IPython  # noqa: F401  these are what the tests and the package load
+import librosa  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import pandas  # noqa: F401
+import pytest
+import scipy.stats  # noqa: F401
+import seaborn  # noqa: F401
+import sklearn.svm  # noqa: F401
+import torch.utils.data  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -388,20 +398,41 @@ def first_failure(tree: Path, near: str) -> str | None:
     words, _, chosen = near.partition(" -k ")
     files = [word if "/" in word else f"tests/{word}" for word in words.split()]
     keys = ["-k", chosen.strip("'")] if chosen else []
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-rfE", *keys, *files]
+    arguments = ["-x", "-q", "--no-header", "-rfE", *keys, *files]
+    output = tree / "pytest.out"
     path = [str(tree)]
     if near.startswith("notebooks/"):
         path.append(str(tree / "tools" / "quick_trainings"))
-    own = os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tree, env=own, capture_output=True, text=True)
-    if done.returncode == 0:
+    child = os.fork()  # with all libraries loaded: they take longer to load than most tests to run
+    if child == 0:
+        _test(tree, path, arguments, output)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == 0:
         return None
-    lines = done.stdout.splitlines()
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    text = output.read_text(encoding="utf-8", errors="replace")
+    failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if not failed:
-        told = done.stdout[-2000:] + done.stderr[-2000:]
-        raise RuntimeError(f"pytest did not get as far as a test:\n{told}")
+        raise RuntimeError(f"pytest did not get as far as a test:\n{text[-4000:]}")
     return failed[0].split(" - ")[0].split(" ", 1)[1].removeprefix("tests/")
+
+
+def _test(tree: Path, path: list[str], arguments: list[str], output: Path) -> None:
+    """Run pytest in this process, which then ends."""
+    stream = os.open(output, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    for standard in (1, 2):
+        os.dup2(stream, standard)
+    os.chdir(tree)
+    os.environ.update(PYTHONPATH=os.pathsep.join(path), OMP_NUM_THREADS="1")
+    sys.path[:] = path[:1] + [entry for entry in sys.path if entry not in ("", str(ROOT))]
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("labhelpers", "tools", "conftest"):
+            del sys.modules[name]
+    code = 1
+    try:
+        code = int(pytest.main(arguments))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def changed(source: str, change: Wrong, name: str) -> str:
