@@ -27,7 +27,7 @@ def batches(ds: SpectrogramDataset, batch_size=32, *, shuffle=False, crop=None, 
     starts = torch.zeros_like(lengths)
     if crop:
         starts = random_starts(lengths, crop)
-        lengths = (lengths - starts).clamp(max=crop)
+        lengths = lengths.clamp(max=crop)
     chunks = torch.arange(len(ds)).split(batch_size)
     if shuffle:
         chunks = _shuffled(lengths, batch_size, by_length=not crop)

@@ -35,6 +35,7 @@ def test_the_sample_is_built_where_there_is_none_and_anew_when_its_maker_changed
 
     def make(root):
         made.append(root)
+        assert not folder.exists() or (folder / sample.MARKER).is_file()  # the old one is there yet
         (root / sample.MARKER).parent.mkdir(parents=True)
         (root / sample.MARKER).touch()
 
@@ -44,6 +45,7 @@ def test_the_sample_is_built_where_there_is_none_and_anew_when_its_maker_changed
     (folder / "old").touch()
     monkeypatch.setattr(sample, "MAKER", sample.MAKER[:2])  # as if one of them had changed
     assert sample.bring_up_to_date(folder) and len(made) == 2 and not (folder / "old").exists()
+    assert not list(tmp_path.glob(".*"))
     elsewhere = tmp_path / "elsewhere"
     folder.rename(elsewhere)
     folder.symlink_to(elsewhere)

@@ -35,11 +35,15 @@ def bring_up_to_date(sample: Path | None = None) -> bool:
     if (sample / MARKER).is_file() and made_by == fingerprint():
         return False
     print(f"{sample}: building the sample (two to three minutes)", flush=True)
+    fresh = sample.with_name(f".{sample.name}-of-today")
+    shutil.rmtree(fresh, ignore_errors=True)
+    make_sample(fresh)
+    write_text(fresh / STAMP, fingerprint())
+    # Only now is the old one removed; of a link, the link alone.
     if sample.is_symlink():
         sample.unlink()
     shutil.rmtree(sample, ignore_errors=True)
-    make_sample(sample)
-    write_text(stamp, fingerprint())
+    fresh.rename(sample)
     return True
 
 
