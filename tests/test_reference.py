@@ -62,7 +62,9 @@ def test_results_are_those_of_the_reference(notebook, now, request):
         return
     metrics = {row["metric"] for row in before["results"]}
     found = compare_runs(before, ours, {"results": dict.fromkeys(metrics, 9.9)})
-    assert [text for text in found if notebook < "05" or not text.startswith("fact ")] == []
+    if "05" <= notebook < "99":  # what a training finds is a fact, too
+        found = [text for text in found if not text.startswith("fact ")]
+    assert found == []
 
 
 @pytest.mark.skipif(QUICK, reason="trainings are cut short: `make results` does them whole")

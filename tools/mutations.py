@@ -365,6 +365,33 @@ MUTATIONS: dict[str, list[Wrong]] = {
         Wrong("06: the thresholds' split swapped", "train.select(step5.facts[\"validation\"])",
               "train", "notebooks/06_evaluation.ipynb"),
     ],
+    "notebooks/08_affect_regression.ipynb": [
+        Wrong("08: validation and held-out clips swapped", "train, val, held_out = held_out_split",
+              "train, held_out, val = held_out_split", "notebooks/08_affect_regression.ipynb"),
+        Wrong("08: the machine learns from the held-out clips",
+              "machine = baselines.DescriptorMachine(known_blocks, rest.y.numpy())",
+              "machine = baselines.DescriptorMachine(judged_blocks, y)",
+              "notebooks/08_affect_regression.ipynb tests/test_reference.py"),
+        Wrong("08: errors of every clip with every other", "errors = predictions - target  #",
+              "errors = predictions - target[:, 0]  #", "notebooks/08_affect_regression.ipynb"),
+    ],
+    "notebooks/09a_transfer_learning.ipynb": [
+        Wrong("09a: transfer from random weights",
+              "backbone = load_model(checkpoint).backbone  # with the normalisation",
+              "backbone = build_backbone(config).normalise_from(ds)  # with",
+              "notebooks/09a_transfer_learning.ipynb"),
+    ],
+    "notebooks/09b_multitask_learning.ipynb": [
+        Wrong("09b: scaled the same as equal", '"scaled": {"weighting": "scaled"}',
+              '"scaled": {"weighting": "equal"}', "notebooks/09b_multitask_learning.ipynb"),
+    ],
+    "notebooks/10_kaggle_submission.ipynb": [
+        Wrong("10: judged on the clips it learned from", "DescriptorMachine(take(learn), y[learn])",
+              "DescriptorMachine(take(judge), y[judge])", "notebooks/10_kaggle_submission.ipynb"),
+        Wrong("10: solution.txt with its ids reversed", "write_submission(path, test.ids, solution",
+              "write_submission(path, test.ids[::-1], solution",
+              "notebooks/10_kaggle_submission.ipynb tests/test_reference.py"),
+    ],
     "tools/reference.py": [
         Wrong("rows that lack pass", "for key in [*before, *(key for key in now if key not in "
               "before)]:", "for key in now.keys() & before.keys():", "test_reference.py"),
