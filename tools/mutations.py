@@ -488,7 +488,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_tree(tree)
-        nears = {change.near for _, change in changes}
+        nears = {change.near.partition(" -k ")[0] for _, change in changes}
         if any(near.startswith("notebooks/") for near in nears):  # each reads others' records
             nears |= {f"notebooks/{path.name}" for path in (tree / "notebooks").glob("*.ipynb")}
         for near in sorted(nears):
