@@ -1,5 +1,7 @@
 """The baselines, and classical descriptors: what they should notice, and what they should not."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -196,8 +198,16 @@ def test_what_is_no_machine(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="08.svr.npz: not a descriptor machine .*run the note"):
             DescriptorMachine.load(path)
-    with open(path, "wb") as stream:
-        trap = np.array([{"a": print}], object)
-        np.savez(stream, targets=trap, classes=np.array([]), **dict.fromkeys(BLOCKS, np.zeros(1)))
+
+
+def test_a_pickle_in_a_machine_is_never_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    path = tmp_path / "m.npz"
+    blocks = dict.fromkeys(BLOCKS, np.array([Trap()], object))
+    np.savez(path, targets=np.array([Trap()], object), classes=np.array([]), **blocks)
     with pytest.raises(ValueError, match="not a descriptor machine"):
         DescriptorMachine.load(path)
+    assert not (tmp_path / "sprung").exists()
