@@ -186,10 +186,10 @@ def test_training_has_dropout_augmentation_and_windows_and_validation_has_none(g
     )
     own = training.augment_batch
     monkeypatch.setattr(training, "augment_batch", lambda *a: changed.append(1) or own(*a))
-    quiet(model, *genre, epochs=1, batch_size=16, crop=20, augment=ALL)
+    quiet(model, *genre, epochs=2, batch_size=16, crop=20, augment=ALL)
     learning = [inputs for trains, graded, inputs in seen if trains and graded]
     judging = [inputs for trains, graded, inputs in seen if not trains and not graded]
-    assert len(learning) == len(changed) == 3 and len(learning) + len(judging) == len(seen)
+    assert len(learning) == len(changed) == 6 and len(learning) + len(judging) == len(seen)
     assert all(x.shape[1] == 20 for x, _ in learning + judging)
     windows = torch.cat([x for x, _ in judging])
     whole = genre[1].x.unfold(1, 20, 1)  # (N, starts, F, 20): what is judged is the clips' own
