@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -262,7 +263,7 @@ def _check(ids: list[str], values: np.ndarray, folder: Path) -> None:
         raise CorpusError(
             f"predictions of shape {values.shape} for {len(ids)} clips; ({len(ids)}, 3) are needed"
         )
-    doubled = {clip for clip in ids if ids.count(clip) > 1}
+    doubled = {clip for clip, times in Counter(ids).items() if times > 1}
     for problem, clips in {
         "predicted twice": doubled,
         f"in {folder} but not predicted": wanted - set(ids),

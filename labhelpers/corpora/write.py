@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -108,8 +109,12 @@ def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = Non
         pool = Parallel(-1 if dask else jobs, batch_size=1, return_as="generator_unordered")
         results = pool(delayed(_one_thread)(work, job) for job in todo)
         silent = not (progress and todo)
+        # A terminal's line is rewritten; a log, where each would stay, gets one in half a minute.
+        pause = 0.1 if sys.stderr.isatty() else 30
         try:
-            yield from tqdm(results, "clips", len(todo), disable=silent, unit="clip")
+            yield from tqdm(
+                results, "clips", len(todo), disable=silent, unit="clip", mininterval=pause
+            )
         except TerminatedWorkerError as error:
             raise CorpusError(
                 "a process died, for want of memory or on a damaged file; start again with jobs=1 "
