@@ -94,13 +94,13 @@ def test_a_changed_parameter_reaches_the_notebook(place, tmp_path, monkeypatch):
     given = []
 
     def execute(path, target, own, progress):
-        given.append((path.stem, own["AVERAGE"]))
+        given.append((path.stem, own["FRAMES_PER_STEP"]))
         raise RunError("far enough")
 
     monkeypatch.setattr(report, "_execute", execute)
-    words = shlex.split("report --from 07 -p AVERAGE 1")
+    words = shlex.split("report --from 07 -p FRAMES_PER_STEP 4")
     assert cli.main([*words, "--data", str(place / "DIR"), "--out", str(tmp_path)]) == 1
-    assert given == [("07_cnn", 1)]
+    assert given == [("07_cnn", 4)]
 
 
 def test_bench_quality(place, monkeypatch):
@@ -144,7 +144,7 @@ ELSEWHERE = {
     "make mutations": "test_mutations.py",
     ".venv/bin/labhelpers predict SONG.mp3": "test_predict",
     """make report ARGS="--author 'Maria E.' --course Patterns\"""": "test_cli.py",
-    'make report ARGS="--from 07 -p AVERAGE 1"': "test_a_changed_parameter_reaches_the_notebook",
+    'make report ARGS="--from 07 -p FRAMES_PER_STEP 4"': "test_a_changed_parameter_reaches_the_notebook",
 }
 
 
