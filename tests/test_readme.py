@@ -144,7 +144,9 @@ ELSEWHERE = {
     "make mutations": "test_mutations.py",
     ".venv/bin/labhelpers predict SONG.mp3": "test_predict",
     """make report ARGS="--author 'Maria E.' --course Patterns\"""": "test_cli.py",
-    'make report ARGS="--from 07 -p FRAMES_PER_STEP 4"': "test_a_changed_parameter_reaches_the_notebook",
+    'make report ARGS="--from 07 -p FRAMES_PER_STEP 4"': (
+        "test_a_changed_parameter_reaches_the_notebook"
+    ),
 }
 
 
