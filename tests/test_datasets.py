@@ -1,9 +1,11 @@
 """A split as one array: shapes, padding, the cache, and how it is split further."""
 
 import errno
+import gc
 import logging
 import os
 import tempfile
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -251,6 +253,23 @@ def test_a_clip_that_can_be_read_again_comes_back(corpus, monkeypatch):
         assert len(SpectrogramDataset(corpus, "genre")) == 23
     monkeypatch.undo()
     assert len(SpectrogramDataset(corpus, "genre")) == 24
+
+
+def test_clips_read_at_once_do_not_disturb_each_other(corpus):
+    """Garbage collected while a header is parsed lets another thread parse: 3.11 cannot bear it."""
+
+    def pause(*_):
+        time.sleep(1e-5)
+
+    path, threshold = clip_path(corpus, 13), gc.get_threshold()
+    gc.callbacks.append(pause)
+    gc.set_threshold(5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert len(list(pool.map(load_array, [path] * 500))) == 500
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(pause)
 
 
 def test_dangling_link(corpus, tmp_path):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 import warnings
 import zlib
 from contextlib import suppress
@@ -406,11 +407,17 @@ def _read(path: Path, stream, size: int) -> bytes:
         raise CorpusError(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
+# NumPy reads a header with `ast`, and Python 3.11 counts the depth of all threads' trees together:
+# two at once can end in a SystemError (github.com/python/cpython/issues/106905).
+_one_header = threading.Lock()
+
+
 def _header(path: Path, stream) -> tuple[tuple[int, int], bool, np.dtype]:
     try:
         if np.lib.format.read_magic(stream) != (1, 0):  # later versions allow headers of gigabytes
             raise ValueError("format version 1.0 is needed, as np.save writes it")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        with _one_header:
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except Exception as error:  # NumPy's parser lets half a dozen kinds through on damaged bytes
         raise CorpusError(f"{path}: not a NumPy array file ({error}); {AGAIN}") from None
     if dtype.kind not in "fiu":
