@@ -98,6 +98,11 @@ def test_its_parameters_are_literals_with_a_comment(book):
     assert all("#" in line for line in cell.source.splitlines() if re.match(r"[A-Z_]+ =", line))
 
 
+def test_a_clock_waits_for_the_gpu_that_it_times(book):
+    """Given no device, torch waits for the current one: the first, whichever DEVICE names."""
+    assert "synchronize()" not in "\n".join(cell.source for cell in code(book))
+
+
 def test_questions_are_answered(book):
     """A question of the assignment, then its answer, sooner or later."""
     asked = answered = 0
