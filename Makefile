@@ -45,6 +45,7 @@ sample: setup
 
 test: setup sample
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check labhelpers tests tools
 	$(MAKE) --no-print-directory -j2 unit-tests notebook-tests
 
 unit-tests:

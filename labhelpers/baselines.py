@@ -30,11 +30,18 @@ MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 # Chords and scales as sets of semitones above their root.
 HARMONIES = {
-    "major": (0, 4, 7), "minor": (0, 3, 7), "diminished": (0, 3, 6), "augmented": (0, 4, 8),
-    "suspended": (0, 5, 7), "dominant seventh": (0, 4, 7, 10), "major seventh": (0, 4, 7, 11),
-    "minor seventh": (0, 3, 7, 10), "major scale": (0, 2, 4, 5, 7, 9, 11),
-    "harmonic minor": (0, 2, 3, 5, 7, 8, 11), "pentatonic": (0, 2, 4, 7, 9),
-}  # fmt: skip
+    "major": (0, 4, 7),
+    "minor": (0, 3, 7),
+    "diminished": (0, 3, 6),
+    "augmented": (0, 4, 8),
+    "suspended": (0, 5, 7),
+    "dominant seventh": (0, 4, 7, 10),
+    "major seventh": (0, 4, 7, 11),
+    "minor seventh": (0, 3, 7, 10),
+    "major scale": (0, 2, 4, 5, 7, 9, 11),
+    "harmonic minor": (0, 2, 3, 5, 7, 8, 11),
+    "pentatonic": (0, 2, 4, 7, 9),
+}
 MODULATIONS = np.geomspace(0.3, 16, 11)  # Hz, edges: from a phrase to a drum roll
 CHORD_WINDOWS = (11, 43, 172)  # frames: 1/4, 1 and 4 s
 BOUND = 3.0  # deviations that a descriptor may count to lie from its mean
@@ -213,10 +220,18 @@ def _pulse(envelope: np.ndarray) -> np.ndarray:
     beat = np.argmax(pulse * tapping)
     above = centred > envelope.std()
     peaks = np.mean(above[1:] & ~above[:-1])
-    return np.array([
-        pulse[beat], 60 * FRAME_RATE / lags[beat], pulse.max(), pulse.std(),
-        envelope.mean(), envelope.std(), skew(envelope), peaks,
-    ])  # fmt: skip
+    return np.array(
+        [
+            pulse[beat],
+            60 * FRAME_RATE / lags[beat],
+            pulse.max(),
+            pulse.std(),
+            envelope.mean(),
+            envelope.std(),
+            skew(envelope),
+            peaks,
+        ]
+    )
 
 
 def dynamics(mel: np.ndarray) -> np.ndarray:
@@ -245,12 +260,24 @@ def tonality(chroma: np.ndarray) -> np.ndarray:
     tonic = int(np.argmax(np.maximum(major, minor)))
     from_tonic = np.roll(profile, -tonic) / (profile.sum() + 1e-6)
     strongest = np.sort(profile)[-4:].sum() / (profile.sum() + 1e-6)
-    return np.array([
-        major.max(), minor.max(), major.max() - minor.max(),
-        leaning.mean(), leaning.std(), (leaning > 0).mean(),
-        entropy.mean(), entropy.std(), chroma.mean(), chroma.std(), strongest,
-        *changes, *intervals, *from_tonic,
-    ])  # fmt: skip
+    return np.array(
+        [
+            major.max(),
+            minor.max(),
+            major.max() - minor.max(),
+            leaning.mean(),
+            leaning.std(),
+            (leaning > 0).mean(),
+            entropy.mean(),
+            entropy.std(),
+            chroma.mean(),
+            chroma.std(),
+            strongest,
+            *changes,
+            *intervals,
+            *from_tonic,
+        ]
+    )
 
 
 def _change_after(chroma: np.ndarray, frames: int) -> float:
@@ -297,11 +324,21 @@ def _chords_of(chroma: np.ndarray, frames: int, templates: np.ndarray) -> np.nda
         moves = np.linalg.norm(np.diff(centroids, axis=0), axis=1)
         changed = np.diff(triad) != 0
     circles = np.linalg.norm(centroids.reshape(count, 3, 2), axis=2).mean(0)
-    return np.array([
-        *best.mean(1), lean.mean(), lean.std(), (lean > 0).mean(), entropy,
-        changed.mean(), np.sort(share)[-3:].sum(), moves.mean(), moves.std(),
-        *circles, best.max(0).mean(),
-    ])  # fmt: skip
+    return np.array(
+        [
+            *best.mean(1),
+            lean.mean(),
+            lean.std(),
+            (lean > 0).mean(),
+            entropy,
+            changed.mean(),
+            np.sort(share)[-3:].sum(),
+            moves.mean(),
+            moves.std(),
+            *circles,
+            best.max(0).mean(),
+        ]
+    )
 
 
 def _templates() -> np.ndarray:

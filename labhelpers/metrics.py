@@ -146,7 +146,7 @@ def compare(y, a, b, metric, *, groups=None, draws=DRAWS, seed=0) -> Difference:
 
 
 def verdict(difference: Difference) -> str:
-    """"ahead", "behind" or "not distinguishable": the one word on a comparison. Notebook: 06.
+    """The one word on a comparison: "ahead", "behind", "not distinguishable". Notebook: 06.
 
     Ahead or behind takes both: an interval over clips without 0, and every seed on that side.
     """
@@ -268,9 +268,7 @@ def result_rows(
     baseline : whether the model has no network in it
     """
     where = {"model": model, "task": task, "input": input, "set": test_set, "baseline": baseline}
-    return [
-        where | {"metric": metric} | asdict(estimate) for metric, estimate in estimates.items()
-    ]
+    return [where | {"metric": metric} | asdict(estimate) for metric, estimate in estimates.items()]
 
 
 def affect_rows(

@@ -102,17 +102,30 @@ class LSTMBackbone(Backbone):
     """
 
     def __init__(
-        self, n_features, hidden=128, layers=1, bidirectional=False, pooling="last", dropout=0.0,
-        frames_per_step=1, cepstra=0,
-    ):  # fmt: skip
+        self,
+        n_features,
+        hidden=128,
+        layers=1,
+        bidirectional=False,
+        pooling="last",
+        dropout=0.0,
+        frames_per_step=1,
+        cepstra=0,
+    ):
         if pooling not in ("last", "mean+max"):
             raise ValueError(f"pooling {pooling!r}; known: last, mean+max")
         if cepstra and not (n_features >= N_MELS >= cepstra > 0):
             raise ValueError(f"{cepstra} cepstra of {n_features} rows; 1 to {N_MELS} of mel rows")
         super().__init__(
-            n_features=n_features, hidden=hidden, layers=layers, bidirectional=bidirectional,
-            pooling=pooling, dropout=dropout, frames_per_step=frames_per_step, cepstra=cepstra,
-        )  # fmt: skip
+            n_features=n_features,
+            hidden=hidden,
+            layers=layers,
+            bidirectional=bidirectional,
+            pooling=pooling,
+            dropout=dropout,
+            frames_per_step=frames_per_step,
+            cepstra=cepstra,
+        )
         self.pooling, self.frames_per_step, self.cepstra = pooling, frames_per_step, cepstra
         directions = 1 + bidirectional
         width = hidden * directions
@@ -246,14 +259,23 @@ class CNNBackbone(Backbone):
     """
 
     def __init__(
-        self, n_features, channels=(16, 32, 64, 128), kernel=3, pools=(3, 3, 3, 2), dropout=0.3,
+        self,
+        n_features,
+        channels=(16, 32, 64, 128),
+        kernel=3,
+        pools=(3, 3, 3, 2),
+        dropout=0.3,
         frames_per_step=1,
-    ):  # fmt: skip
+    ):
         pairs = [[pool, pool] if isinstance(pool, int) else list(pool) for pool in pools]
         super().__init__(
-            n_features=n_features, channels=list(channels), kernel=kernel, pools=pairs,
-            dropout=dropout, frames_per_step=frames_per_step,
-        )  # fmt: skip
+            n_features=n_features,
+            channels=list(channels),
+            kernel=kernel,
+            pools=pairs,
+            dropout=dropout,
+            frames_per_step=frames_per_step,
+        )
         if len(pairs) != len(channels):
             raise ValueError(f"{len(channels)} blocks need as many pools, not {len(pairs)}")
         self.frames_per_step, self.pools = frames_per_step, pairs
@@ -418,16 +440,23 @@ class MultitaskRegressor(Model):
     """
 
     def __init__(
-        self, backbone: Backbone, axes=AFFECT, weighting="equal", genre_classes=None,
+        self,
+        backbone: Backbone,
+        axes=AFFECT,
+        weighting="equal",
+        genre_classes=None,
         genre_weight=0.1,
-    ):  # fmt: skip
+    ):
         if weighting not in ("equal", "scaled", "uncertainty"):
             raise ValueError(f"weighting {weighting!r}; known: equal, scaled, uncertainty")
         classes = [str(name) for name in genre_classes or ()]
         super().__init__(
-            backbone, axes=list(axes), weighting=weighting, genre_classes=classes,
+            backbone,
+            axes=list(axes),
+            weighting=weighting,
+            genre_classes=classes,
             genre_weight=genre_weight,
-        )  # fmt: skip
+        )
         self.axes, self.weighting = list(axes), weighting
         self.genre_classes, self.genre_weight = classes, genre_weight
         sizes = [1] * len(self.axes) + ([len(classes)] if classes else [])

@@ -26,20 +26,34 @@ from .audio import HOP_LENGTH, SAMPLE_RATE
 DB_MAP = "magma"
 SHARE_MAP = "viridis"
 COLOURS = [
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999",
-]  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+]
 HEAVY = 60_000  # bytes of a picture above which it makes do with fewer colours
 SHARPNESS = 1.8  # pixels drawn for each pixel of the page: sharp on today's screens, and in print
 
 
 def use_style() -> None:
     """Set the series' look; call once, with the imports. Notebook: all."""
-    plt.rcParams.update({
-        "figure.dpi": 100, "figure.constrained_layout.use": True, "font.size": 10,
-        "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.prop_cycle": plt.cycler(color=COLOURS), "legend.frameon": False,
-        "image.cmap": SHARE_MAP,
-    })  # fmt: skip
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": plt.cycler(color=COLOURS),
+            "legend.frameon": False,
+            "image.cmap": SHARE_MAP,
+        }
+    )
     pd.set_option("display.precision", 3)
     # tqdm, which librosa imports, asks for ipywidgets in red; nothing here draws its bars.
     warnings.filterwarnings("ignore", message="IProgress not found")
@@ -127,8 +141,11 @@ def _artists(ax):
         yield _named(type(collection).__name__, collection), np.ma.filled(array, np.nan)
     for image in ax.get_images():
         yield "image", np.ma.filled(image.get_array(), np.nan)
-    sizes = [[patch.get_width(), patch.get_height()] for patch in ax.patches
-             if hasattr(patch, "get_width")]  # fmt: skip
+    sizes = [
+        [patch.get_width(), patch.get_height()]
+        for patch in ax.patches
+        if hasattr(patch, "get_width")
+    ]
     if sizes:
         yield "bars", np.array(sizes, float)
 
@@ -206,9 +223,15 @@ def _axes(ax):
 
 
 def plot_spectrogram(
-    S, ax=None, *, kind: str = "mel", beat_synced: bool = False, beats=None, title: str = "",
+    S,
+    ax=None,
+    *,
+    kind: str = "mel",
+    beat_synced: bool = False,
+    beats=None,
+    title: str = "",
     colorbar: bool = True,
-):  # fmt: skip
+):
     """Draw a mel spectrogram (128, T) in dB or a chromagram (12, T). Notebooks: 01, 02, 03.
 
     kind : "mel" or "chroma"; beat_synced : columns are beats, not frames
@@ -286,10 +309,19 @@ def plot_confusion(confusion: np.ndarray, classes: list[str], ax=None, *, title:
     ax = _axes(ax)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     sns.heatmap(
-        shares, annot=confusion, fmt="d", ax=ax, cmap=SHARE_MAP, vmin=0, vmax=1,
-        xticklabels=classes, yticklabels=classes, square=True,
-        cbar_kws={"label": "share of the true class"}, annot_kws={"fontsize": 8},
-    )  # fmt: skip
+        shares,
+        annot=confusion,
+        fmt="d",
+        ax=ax,
+        cmap=SHARE_MAP,
+        vmin=0,
+        vmax=1,
+        xticklabels=classes,
+        yticklabels=classes,
+        square=True,
+        cbar_kws={"label": "share of the true class"},
+        annot_kws={"fontsize": 8},
+    )
     ax.set(title=title, xlabel="predicted class", ylabel="true class")
     ax.tick_params(axis="x", rotation=45)
     ax.tick_params(axis="y", rotation=0)
@@ -328,9 +360,16 @@ def plot_scatter(y, pred, ax=None, *, title: str = "", axis: str = "value"):
 
 
 def plot_maps(
-    maps, *, columns: int = 8, titles=None, cmap: str = SHARE_MAP, suptitle: str = "",
-    size: float = 1.3, aspect: float = 1.0, limits=(None, None),
-):  # fmt: skip
+    maps,
+    *,
+    columns: int = 8,
+    titles=None,
+    cmap: str = SHARE_MAP,
+    suptitle: str = "",
+    size: float = 1.3,
+    aspect: float = 1.0,
+    limits=(None, None),
+):
     """Draw a grid of small images (n, H, W), origin at the lower left; returns the figure.
 
     size : height of an image in inches; aspect : its width over its height

@@ -22,16 +22,40 @@ from .corpora.layout import AFFECT, Corpus, CorpusError
 from .files import project_root, write_text
 
 PACKAGES = (
-    "torch", "numpy", "librosa", "scikit-learn", "scipy", "pandas", "matplotlib", "seaborn",
-)  # fmt: skip
+    "torch",
+    "numpy",
+    "librosa",
+    "scikit-learn",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "seaborn",
+)
 RESULT_FIELDS = {
-    "model", "task", "input", "set", "metric", "baseline",
-    "value", "low", "high", "deviation", "seeds", "n",
-}  # fmt: skip
+    "model",
+    "task",
+    "input",
+    "set",
+    "metric",
+    "baseline",
+    "value",
+    "low",
+    "high",
+    "deviation",
+    "seeds",
+    "n",
+}
 RECORD_FIELDS = {
-    "notebook": str, "corpus": dict, "versions": dict, "params": dict, "facts": dict,
-    "results": list, "histories": dict, "predictions": list, "predictors": dict,
-}  # fmt: skip
+    "notebook": str,
+    "corpus": dict,
+    "versions": dict,
+    "params": dict,
+    "facts": dict,
+    "results": list,
+    "histories": dict,
+    "predictions": list,
+    "predictors": dict,
+}
 # Header -> the first line's first field, and the form of a clip's name below it. The assignment's
 # contest took "full"; entries to the later one have "id".
 HEADERS = {"full": ("Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), "id": ("Id", "{}")}
@@ -127,9 +151,18 @@ def versions() -> dict[str, str]:
 
 
 def save_run(
-    notebook: str, corpus: Corpus, out: Path, *, results=(), params=None, facts=None,
-    predictions=(), histories=None, models=None, predictors=None,
-) -> Path:  # fmt: skip
+    notebook: str,
+    corpus: Corpus,
+    out: Path,
+    *,
+    results=(),
+    params=None,
+    facts=None,
+    predictions=(),
+    histories=None,
+    models=None,
+    predictors=None,
+) -> Path:
     """Write a notebook's record and checkpoints; returns the record's path. Notebook: all.
 
     results : dicts with RESULT_FIELDS, see `metrics.result_rows`; params : the parameters
@@ -155,7 +188,9 @@ def save_run(
     content = {
         "notebook": notebook,
         "corpus": {
-            "name": corpus.name, "sample": corpus.is_sample, "fingerprint": corpus.fingerprint,
+            "name": corpus.name,
+            "sample": corpus.is_sample,
+            "fingerprint": corpus.fingerprint,
         },
         "versions": versions(),
         "params": params or {},
@@ -164,7 +199,7 @@ def save_run(
         "histories": {name: history.epochs for name, history in (histories or {}).items()},
         "predictions": list(predictions),
         "predictors": listed,
-    }  # fmt: skip
+    }
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
     path = write_text(folder / f"{notebook}.json", text)
     for old in set(folder.glob(f"{notebook}.*")) - written:  # an earlier run's, by other names

@@ -109,11 +109,23 @@ def half_type(device: torch.device, half: bool | None = None) -> torch.dtype | N
 
 
 def fit(
-    model: Model, train, val: SpectrogramDataset | None = None, *, epochs: int, lr: float = 1e-3,
-    batch_size: int = 32, seed: int = 0, crop: int | None = None, augment: Augment | None = None,
-    ema: float = 0.0, weight_decay: float = 1e-2, device="auto", half: bool | None = None,
-    checkpoint: Path | None = None, log: bool = True,
-) -> History:  # fmt: skip
+    model: Model,
+    train,
+    val: SpectrogramDataset | None = None,
+    *,
+    epochs: int,
+    lr: float = 1e-3,
+    batch_size: int = 32,
+    seed: int = 0,
+    crop: int | None = None,
+    augment: Augment | None = None,
+    ema: float = 0.0,
+    weight_decay: float = 1e-2,
+    device="auto",
+    half: bool | None = None,
+    checkpoint: Path | None = None,
+    log: bool = True,
+) -> History:
     """Train `model` in place, and leave it in evaluation mode at its best epoch. Notebook: 05.
 
     train : a SpectrogramDataset, or several whose batches alternate (multitask with a genre task)
@@ -135,9 +147,15 @@ def fit(
     splits = _moved(_listed(train), device)
     val = None if val is None else _moved([val], device)[0]
     state = start_training(
-        model.to(device), splits, epochs=epochs, lr=lr, batch_size=batch_size, ema=ema,
-        weight_decay=weight_decay, dtype=half_type(device, half),
-    )  # fmt: skip
+        model.to(device),
+        splits,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        ema=ema,
+        weight_decay=weight_decay,
+        dtype=half_type(device, half),
+    )
     history, kept = state["history"], state["average"].module if ema else model
     arguments = fingerprint(
         model, splits, val, epochs, lr, batch_size, seed, crop, augment, ema, weight_decay, half
@@ -173,9 +191,16 @@ def fit(
 
 
 def start_training(
-    model: Model, splits, *, epochs: int, lr: float, batch_size: int, ema: float,
-    weight_decay: float, dtype,
-) -> dict:  # fmt: skip
+    model: Model,
+    splits,
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    ema: float,
+    weight_decay: float,
+    dtype,
+) -> dict:
     """What moves in a training, by name: each has a state_dict of its own. Notebook: 05."""
     device = next(model.parameters()).device
     steps = sum(math.ceil(len(split) / batch_size) for split in splits)
@@ -192,10 +217,16 @@ def start_training(
     decay = max(0.0, 1 - 1 / (steps * ema)) if ema else 0.0
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     return {
-        "model": model, "average": average, "optimizer": optimizer, "schedule": schedule,
-        "scaler": scaler, "dtype": dtype, "averaging": ema > 0, "best": {},
+        "model": model,
+        "average": average,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "scaler": scaler,
+        "dtype": dtype,
+        "averaging": ema > 0,
+        "best": {},
         "history": History(parameters=sum(map(torch.numel, trained)), batches=steps),
-    }  # fmt: skip
+    }
 
 
 def train_epoch(state: dict, stream, augment: Augment | None = None) -> float:
@@ -239,8 +270,9 @@ def train_epoch(state: dict, stream, augment: Augment | None = None) -> float:
 
 def alternate(splits: list[SpectrogramDataset], batch_size: int, crop: int | None, device):
     """Shuffled batches of several splits, in a random order of turns. Notebook: 09b."""
-    streams = [batches(split, batch_size, shuffle=True, crop=crop, device=device)
-               for split in splits]  # fmt: skip
+    streams = [
+        batches(split, batch_size, shuffle=True, crop=crop, device=device) for split in splits
+    ]
     turns = [[i] * math.ceil(len(split) / batch_size) for i, split in enumerate(splits)]
     turns = list(itertools.chain(*turns))
     order = torch.randperm(len(turns)) if len(splits) > 1 else range(len(turns))

@@ -13,9 +13,17 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def make_corpus(
-    root, *, genres=("Rock", "Blues", "Jazz"), train=8, test=3, affect=(20, 6), frames=(20, 40),
-    gz=False, dtype=np.float32, seed=0,
-):  # fmt: skip
+    root,
+    *,
+    genres=("Rock", "Blues", "Jazz"),
+    train=8,
+    test=3,
+    affect=(20, 6),
+    frames=(20, 40),
+    gz=False,
+    dtype=np.float32,
+    seed=0,
+):
     """Write `train` and `test` clips a genre and `affect` ones, with the lab's names; the Corpus.
 
     A genre is a loud band of the mel rows and one pitch class. Energy is the level, valence the

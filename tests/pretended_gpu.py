@@ -89,9 +89,13 @@ class OnGpu(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor, device: torch.device):
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(),
-            dtype=held.dtype, device=device,
-        )  # fmt: skip
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=device,
+        )
         made.held = held
         return made
 

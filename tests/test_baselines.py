@@ -87,9 +87,13 @@ def test_sizes_do_not_depend_on_the_length_and_short_clips_are_finite():
 
 # Weighted sums of each block of a clip of noise, as the first version of the project gave them.
 SUMS = {
-    "rows": 9.75036357, "modulation": 4.90516207, "rhythm": 14.39835728,
-    "tonality": 0.19351249, "chords": 0.41179219, "timbre": 4.51832165,
-}  # fmt: skip
+    "rows": 9.75036357,
+    "modulation": 4.90516207,
+    "rhythm": 14.39835728,
+    "tonality": 0.19351249,
+    "chords": 0.41179219,
+    "timbre": 4.51832165,
+}
 
 
 def test_descriptors_are_those_that_results_were_reported_with():

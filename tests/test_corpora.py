@@ -362,39 +362,54 @@ def spoilt(kind):
     """The bytes of an array file with something wrong, by name."""
     good = np.zeros((140, 20), np.float32)
     arrays = {
-        "rows": np.zeros((128, 20)), "flat": np.zeros(140), "cube": np.zeros((140, 20, 1)),
+        "rows": np.zeros((128, 20)),
+        "flat": np.zeros(140),
+        "cube": np.zeros((140, 20, 1)),
         "no columns": np.zeros((140, 0)),
-        "object": np.array([[{}] * 20] * 140), "text": np.full((140, 20), "a"),
+        "object": np.array([[{}] * 20] * 140),
+        "text": np.full((140, 20), "a"),
         "complex": np.zeros((140, 20), complex),
         "nan": np.where(np.arange(20) == 7, np.nan, good),
         "inf": np.where(np.arange(20) == 7, -np.inf, good),
         "overflow": np.full((140, 20), 1e300),
-    }  # fmt: skip
+    }
     stream = io.BytesIO()
     np.save(stream, arrays.get(kind, good))
     data = stream.getvalue()
     return {
-        "truncated": data[:-1], "half": data[: len(data) // 2], "header only": data[:128],
+        "truncated": data[:-1],
+        "half": data[: len(data) // 2],
+        "header only": data[:128],
         "part of the header": data[:60],
-        "nothing": b"", "longer": data + b"\0", "no array": b"<html>not found</html>" * 99,
+        "nothing": b"",
+        "longer": data + b"\0",
+        "no array": b"<html>not found</html>" * 99,
         "version 2": data[:6] + b"\x02\x00" + b"\xff\xff\xff\x7f" + data[10:],
-    }.get(kind, data)  # fmt: skip
+    }.get(kind, data)
 
 
 @pytest.mark.parametrize(
     "kind, word",
     [
-        ("truncated", "truncated"), ("half", "truncated"), ("header only", "truncated"),
+        ("truncated", "truncated"),
+        ("half", "truncated"),
+        ("header only", "truncated"),
         ("longer", "longer"),
-        ("part of the header", "not a NumPy array"), ("nothing", "not a NumPy array"),
+        ("part of the header", "not a NumPy array"),
+        ("nothing", "not a NumPy array"),
         ("no array", "not a NumPy"),
-        ("version 2", "not a NumPy array"), ("rows", r"\(128, 20\)"), ("flat", "shape"),
+        ("version 2", "not a NumPy array"),
+        ("rows", r"\(128, 20\)"),
+        ("flat", "shape"),
         ("cube", "shape"),
-        ("no columns", r"\(140, 0\)"), ("object", "object"), ("text", "not numbers"),
+        ("no columns", r"\(140, 0\)"),
+        ("object", "object"),
+        ("text", "not numbers"),
         ("complex", "not numbers"),
-        ("nan", "NaN"), ("inf", "NaN or inf"),
+        ("nan", "NaN"),
+        ("inf", "NaN or inf"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("gz", [False, True])
 def test_bad_arrays(tmp_path, kind, word, gz):
     path = tmp_path / ("5.fused.full.npy.gz" if gz else "5.fused.full.npy")

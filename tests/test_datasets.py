@@ -399,9 +399,7 @@ def test_folds_judge_each_clip_once(shared_corpus):
     ds = SpectrogramDataset(shared_corpus, "affect", beat=True)
     folds = k_folds(ds, 5)
     assert sorted(i for _, test in folds for i in test) == list(range(60))
-    assert all(
-        not set(train) & set(test) and len(train) + len(test) == 60 for train, test in folds
-    )
+    assert all(not set(train) & set(test) and len(train) + len(test) == 60 for train, test in folds)
 
 
 def test_class_with_a_single_clip(corpus):

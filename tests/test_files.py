@@ -14,10 +14,16 @@ def test_text_is_written_whole_as_utf8(tmp_path):
     assert path.read_bytes() == "α\n".encode() and list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error, words", [
-    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "a.txt: cannot be written .No space left"),
-    (RuntimeError("unexpected pos 64"), "a.txt: cannot be written .unexpected pos 64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            "a.txt: cannot be written .No space left",
+        ),
+        (RuntimeError("unexpected pos 64"), "a.txt: cannot be written .unexpected pos 64"),
+    ],
+)
 def test_a_failure_keeps_the_old_file_and_says_which(tmp_path, error, words):
     path = write_text(tmp_path / "a.txt", "old")
     with pytest.raises(OSError, match=words), atomic(path) as partial:

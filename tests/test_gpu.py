@@ -56,9 +56,18 @@ def check_networks_train_and_predict(corpus, folder, device):
     for make, crop in ((cnn, 24), (lstm, None)):
         model = make(ds).normalise_from(train)
         history = fit(
-            model, train, val, epochs=4, batch_size=16, lr=0.02, crop=crop, augment=ALL, ema=1,
-            device=device, log=False,
-        )  # fmt: skip
+            model,
+            train,
+            val,
+            epochs=4,
+            batch_size=16,
+            lr=0.02,
+            crop=crop,
+            augment=ALL,
+            ema=1,
+            device=device,
+            log=False,
+        )
         losses = history.frame()["train_loss"]
         assert np.isfinite(losses).all() and losses.iloc[-1] < losses.iloc[0]
         assert lies_on(model, device)
@@ -89,9 +98,7 @@ def check_model_and_split_may_lie_apart(corpus, folder, device):
     ds = SpectrogramDataset(corpus, "genre")
     for make in (cnn, lstm):
         means = []
-        for model, split in (
-            (make(ds).to(device), ds), (make(ds), ds.to(device)), (make(ds), ds)
-        ):  # fmt: skip
+        for model, split in ((make(ds).to(device), ds), (make(ds), ds.to(device)), (make(ds), ds)):
             model.normalise_from(split)
             means.append(model.backbone.mean.cpu().numpy())
             assert np.isfinite(validate(model, split)["val_loss"])
@@ -142,9 +149,16 @@ def check_what_a_step_copies_and_waits_for(corpus, folder, device):
         passed.clear()
         for batch_size in (16, 8):  # 4 steps, and 8
             fit(
-                cnn(ds), ds, epochs=1, batch_size=batch_size, crop=24, augment=ALL, ema=ema,
-                device=device, log=False,
-            )  # fmt: skip
+                cnn(ds),
+                ds,
+                epochs=1,
+                batch_size=batch_size,
+                crop=24,
+                augment=ALL,
+                ema=ema,
+                device=device,
+                log=False,
+            )
         four, eight = passed
         assert eight["to the device"] - four["to the device"] <= 4 * copies, passed
         assert eight["waits"] == four["waits"] == 1, passed  # the epoch's loss
@@ -231,13 +245,16 @@ def results(request, tmp_path_factory, shared_corpus):
     call = (str(shared_corpus.root), str(folder), *PRETENDED[request.param])
     tests = Path(__file__).parent
     environment = os.environ | {
-        "LD_PRELOAD": str(library), "PYTHONPATH": f"{tests}:{tests.parent}",
+        "LD_PRELOAD": str(library),
+        "PYTHONPATH": f"{tests}:{tests.parent}",
         "LABHELPERS_CACHE": str(folder / "cache"),
-    }  # fmt: skip
+    }
     done = subprocess.run(
         [sys.executable, "-c", f"import test_gpu; test_gpu.main(*{call!r})"],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     with contextlib.suppress(FileNotFoundError):
         return json.loads((folder / "results.json").read_text())
     pytest.fail(done.stderr[-3000:])

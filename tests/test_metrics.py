@@ -166,17 +166,20 @@ def test_seeds_are_compared_one_to_one_or_with_the_mean():
     assert mean.value == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("value, low, high, ahead, behind, word", [
-    (0.2, 0.1, 0.3, 3, 0, "ahead"),
-    (-0.2, -0.3, -0.1, 0, 3, "behind"),
-    (0.2, 0.1, 0.3, 2, 1, "not distinguishable"),  # a seed disagrees
-    (0.2, 0.1, 0.3, 2, 0, "not distinguishable"),  # a seed is even
-    (-0.2, -0.3, -0.1, 0, 2, "not distinguishable"),
-    (0.1, -0.05, 0.3, 3, 0, "not distinguishable"),  # the clips do not agree
-    (0.1, 0.0, 0.3, 3, 0, "not distinguishable"),  # an interval that touches 0
-    (-0.1, -0.3, 0.0, 0, 3, "not distinguishable"),
-    (0.0, 0.0, 0.0, 0, 0, "not distinguishable"),  # the same decisions
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value, low, high, ahead, behind, word",
+    [
+        (0.2, 0.1, 0.3, 3, 0, "ahead"),
+        (-0.2, -0.3, -0.1, 0, 3, "behind"),
+        (0.2, 0.1, 0.3, 2, 1, "not distinguishable"),  # a seed disagrees
+        (0.2, 0.1, 0.3, 2, 0, "not distinguishable"),  # a seed is even
+        (-0.2, -0.3, -0.1, 0, 2, "not distinguishable"),
+        (0.1, -0.05, 0.3, 3, 0, "not distinguishable"),  # the clips do not agree
+        (0.1, 0.0, 0.3, 3, 0, "not distinguishable"),  # an interval that touches 0
+        (-0.1, -0.3, 0.0, 0, 3, "not distinguishable"),
+        (0.0, 0.0, 0.0, 0, 0, "not distinguishable"),  # the same decisions
+    ],
+)
 def test_the_verdict_on_a_difference(value, low, high, ahead, behind, word):
     assert verdict(Difference(value, low, high, ahead, behind, 3, 90)) == word
 
@@ -264,10 +267,19 @@ def test_results_for_records():
     estimate = bootstrap(accuracy, Y, [GOOD, POOR])
     row, other = result_rows("LSTM", "genre", "mel", "test", accuracy=estimate, macro_f1=estimate)
     assert row == {
-        "model": "LSTM", "task": "genre", "input": "mel", "set": "test", "metric": "accuracy",
-        "baseline": False, "value": estimate.value, "low": estimate.low, "high": estimate.high,
-        "deviation": estimate.deviation, "seeds": 2, "n": 90,
-    }  # fmt: skip
+        "model": "LSTM",
+        "task": "genre",
+        "input": "mel",
+        "set": "test",
+        "metric": "accuracy",
+        "baseline": False,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "deviation": estimate.deviation,
+        "seeds": 2,
+        "n": 90,
+    }
     assert other["metric"] == "macro_f1" and set(row) == RESULT_FIELDS
     (row,) = result_rows("SVM", "genre", "mel", "test", baseline=True, accuracy=estimate)
     assert row["baseline"] is True
@@ -277,8 +289,9 @@ def test_results_of_the_affect_axes(rng):
     y = rng.random((30, 3))
     rows = affect_rows("CNN mel", "mel", "held-out", spearman(y, [y, y], AXES))
     assert [(row["task"], row["metric"]) for row in rows] == [
-        *((axis, "spearman") for axis in AXES), ("affect", "mean_spearman"),
-    ]  # fmt: skip
+        *((axis, "spearman") for axis in AXES),
+        ("affect", "mean_spearman"),
+    ]
     assert all(set(row) == RESULT_FIELDS and row["seeds"] == 2 for row in rows)
 
 

@@ -337,11 +337,13 @@ def test_regressor_refuses_flat_targets(loss):
     each = []
     for output, target in zip(outputs[:, 0].tolist(), y[:, 0].tolist(), strict=True):
         value = 1 / (1 + math.exp(-output))
-        each.append({
-            "mse": (value - target) ** 2,
-            "l1": abs(value - target),
-            "bce": -target * math.log(value) - (1 - target) * math.log(1 - value),
-        }[loss])  # fmt: skip
+        each.append(
+            {
+                "mse": (value - target) ** 2,
+                "l1": abs(value - target),
+                "bce": -target * math.log(value) - (1 - target) * math.log(1 - value),
+            }[loss]
+        )
     assert model.loss(outputs, model.targets(y)).item() == pytest.approx(np.mean(each), rel=1e-5)
     with pytest.raises(ValueError, match="loss 'l2'; known: mse"):
         Regressor(LSTMBackbone(12, 4), loss="l2")
@@ -496,9 +498,9 @@ def test_a_pickle_in_a_checkpoint_is_never_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("error", [
-    OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 64")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 64")]
+)
 def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch, error):
     path = tmp_path / "m.pt"
     variants()["classifier"].save(path)

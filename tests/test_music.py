@@ -104,8 +104,11 @@ def test_the_fmas_folders_with_its_table(tmp_path, named):
     summary, corpus = corpus_of(music, tmp_path, labels=labels)
     train, test = corpus.labels("genre"), corpus.labels("genre", "test")
     assert train.set_index("id")["genre"].to_dict() == {
-        "000002": "Folk", "000003": "Rock", "001002": "Folk", "001003": "Rock"
-    }  # fmt: skip
+        "000002": "Folk",
+        "000003": "Rock",
+        "001002": "Folk",
+        "001003": "Rock",
+    }
     assert set(test["id"]) == {"002002", "002003"} and set(test["group"]) == {"artist 2"}
     assert any("1 audio files have no genre_top" in note for note in summary.notes)
 

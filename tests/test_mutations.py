@@ -31,6 +31,16 @@ def test_there_are_many_in_all_rooms():
     assert len({change.what for _, change in EVERY}) == len(EVERY)
     rooms = {Path(name).stem for name in MUTATIONS}
     assert rooms >= {
-        "audio", "layout", "datasets", "batches", "models", "training", "metrics", "baselines",
-        "plots", "records", "files", "run",
-    }  # fmt: skip
+        "audio",
+        "layout",
+        "datasets",
+        "batches",
+        "models",
+        "training",
+        "metrics",
+        "baselines",
+        "plots",
+        "records",
+        "files",
+        "run",
+    }

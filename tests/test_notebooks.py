@@ -137,5 +137,5 @@ def test_what_is_compared_is_no_end_of_a_training(book):
     """A training's log is one output whose text never changes."""
     for cell in code(book):
         for output in cell.outputs:
-            log = "details class=\"epochs\"" in str(output.get("data", {}).get("text/html", ""))
+            log = 'details class="epochs"' in str(output.get("data", {}).get("text/html", ""))
             assert not log or output.data["text/plain"] == "training log"

@@ -85,15 +85,19 @@ def first_book():
             code("player()", shown({"text/html": '<audio src="data:audio/mpeg;base64,A"/>'})),
             code(
                 "fit()",
-                shown({"text/html": '<details class="epochs"><summary>the last</summary>'
-                       "<pre>all\nlines</pre></details>"}),
+                shown(
+                    {
+                        "text/html": '<details class="epochs"><summary>the last</summary>'
+                        "<pre>all\nlines</pre></details>"
+                    }
+                ),
             ),
             prose("## 5β. Two\n\n<details><summary>Answer</summary>\n\nIt is *so*.\n\n</details>"),
-            prose("Of <script>alert(1)</script> and <b onclick=\"x()\">bold</b>"),
+            prose('Of <script>alert(1)</script> and <b onclick="x()">bold</b>'),
             prose("## In short\n\nThe LSTM learned; the result is **seven**.", "summary"),
             code("save_run()", printed("Recorded in x"), tags=["record"]),
         ]
-    )  # fmt: skip
+    )
 
 
 def second_book():
@@ -107,7 +111,7 @@ def second_book():
             prose("> **Question 6α.1** Why?"),
             prose("**Answer.** Because.", "answer"),
         ]
-    )  # fmt: skip
+    )
 
 
 def estimate(value, n=9, seeds=1):

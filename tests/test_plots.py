@@ -14,9 +14,14 @@ EPOCHS = [
     {"epoch": i + 1, "train_loss": 1 / (i + 1), "val_loss": 1.0, "val_score": 0.1 * i, "lr": 0.1}
     for i in range(4)
 ]
-FOREST = pd.DataFrame({
-    "label": ["LSTM", "CNN"], "value": [0.5, 0.7], "low": [0.4, 0.65], "high": [0.6, 0.8],
-})  # fmt: skip
+FOREST = pd.DataFrame(
+    {
+        "label": ["LSTM", "CNN"],
+        "value": [0.5, 0.7],
+        "low": [0.4, 0.65],
+        "high": [0.6, 0.8],
+    }
+)
 TITLE = {"title": "clip 11, Rock"}
 CONFUSION = np.array([[3, 1], [0, 0]])
 DRAWN = {
@@ -59,11 +64,14 @@ def test_axes_in_axes_out_with_labels(name):
     assert DRAWN[name](None).figure is not ax.figure
 
 
-@pytest.mark.parametrize("name, x, y, colours", [
-    ("mel", "(s)", "Hz", "dB"),
-    ("beat mel", "beat", "Hz", "dB"),
-    ("chroma", "(s)", "pitch class", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, x, y, colours",
+    [
+        ("mel", "(s)", "Hz", "dB"),
+        ("beat mel", "beat", "Hz", "dB"),
+        ("chroma", "(s)", "pitch class", ""),
+    ],
+)
 def test_units_of_spectrograms(name, x, y, colours):
     ax = DRAWN[name](None)
     bar = ax.figure.axes[-1]
@@ -145,8 +153,9 @@ def test_forest_draws_values_and_intervals_top_to_bottom():
     assert segments[0][0][1] > segments[1][0][1]
     np.testing.assert_allclose(ax.get_lines()[0].get_xdata(), [0.5, 0.7])
     assert dict(zip([text.get_text() for text in ax.get_yticklabels()], ax.get_yticks())) == {
-        "LSTM": 1, "CNN": 0,
-    }  # fmt: skip
+        "LSTM": 1,
+        "CNN": 0,
+    }
 
 
 def test_scatter_has_the_truth_across_and_the_prediction_up():

@@ -73,9 +73,12 @@ def test_several_models_of_any_kind_are_averaged(tmp_path, corpus, trained, tone
     )
     members = [Predictor("the network", crop=32), Predictor("svm", "fused")]
     save_run(
-        "10_kaggle_submission", corpus, trained, predictors={"affect": members},
+        "10_kaggle_submission",
+        corpus,
+        trained,
+        predictors={"affect": members},
         models={"the network": network, "svm": machine},
-    )  # fmt: skip
+    )
     assert predict_files(tones[:1], trained, as_json=True) == 0
     said = capsys.readouterr()
     (row,) = json.loads(said.out)

@@ -6,17 +6,20 @@ from tools import sample
 from tools.printed import as_compared
 
 
-@pytest.mark.parametrize("one, other, same", [
-    ("loss 0.499, 3 batches", "loss 0.500, 3 batches", True),
-    ("loss 0.499", "loss 0.501", False),
-    ("loss -0.0005", "loss 0.0005", False),
-    ("loss 0.499", "loss 0.4990", False),
-    ("loss 0.499", "lost 0.499", False),
-    ("0.499", "0.499 0.499", False),
-    ("accuracy .49", "accuracy .50", False),  # too few places to be told from a result
-    ("3 clips", "4 clips", False),
-    ("1.0004 2.500", "1.0005 2.499", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        ("loss 0.499, 3 batches", "loss 0.500, 3 batches", True),
+        ("loss 0.499", "loss 0.501", False),
+        ("loss -0.0005", "loss 0.0005", False),
+        ("loss 0.499", "loss 0.4990", False),
+        ("loss 0.499", "lost 0.499", False),
+        ("0.499", "0.499 0.499", False),
+        ("accuracy .49", "accuracy .50", False),  # too few places to be told from a result
+        ("3 clips", "4 clips", False),
+        ("1.0004 2.500", "1.0005 2.499", True),
+    ],
+)
 def test_a_step_in_the_last_place_is_no_difference(one, other, same):
     assert (as_compared(one) == as_compared(other)) is same
     assert (as_compared(one) != as_compared(other)) is not same

@@ -51,13 +51,17 @@ def test_there_and_back(corpus, tmp_path):
         for seed in (1, 0)
     ]
     path = save_run(
-        "05_lstm", corpus, tmp_path / "out",
-        results=RESULTS, params={"SEED": 0, "DATA": Path("x")},
+        "05_lstm",
+        corpus,
+        tmp_path / "out",
+        results=RESULTS,
+        params={"SEED": 0, "DATA": Path("x")},
         facts={"counts": np.arange(2), "share": np.float32(0.5), "chosen": ("a", None)},
-        predictions=listed, histories={"LSTM beat": History([{"epoch": 1, "train_loss": 0.5}], 1)},
+        predictions=listed,
+        histories={"LSTM beat": History([{"epoch": 1, "train_loss": 0.5}], 1)},
         models={"LSTM beat mel": model},
         predictors={"genre": [Predictor("LSTM beat mel", "fused", 256), Predictor("other")]},
-    )  # fmt: skip
+    )
     assert path == tmp_path / "out" / "records" / "05_lstm.json"
     files = sorted(file.name for file in path.parent.iterdir())
     assert files == ["05_lstm.json", "05_lstm.lstm-beat-mel.pt"]
@@ -136,10 +140,16 @@ def test_damaged_record(corpus, tmp_path, text):
         load_run("05_lstm", corpus, tmp_path / "out")
 
 
-@pytest.mark.parametrize("field, value", [
-    ("predictors", []), ("predictors", {"genre": [{"checkpoint": 1, "rows": 2}]}),
-    ("corpus", {"name": "tiny"}), ("results", None), ("predictions", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("predictors", []),
+        ("predictors", {"genre": [{"checkpoint": 1, "rows": 2}]}),
+        ("corpus", {"name": "tiny"}),
+        ("results", None),
+        ("predictions", 3),
+    ],
+)
 def test_record_of_another_version(corpus, tmp_path, field, value):
     path = save_run("05_lstm", corpus, tmp_path / "out")
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
@@ -228,17 +238,20 @@ def read_back(path):
     return header, [row[0] for row in rows], np.array([row[1:] for row in rows], float)
 
 
-@pytest.mark.parametrize("header, first, name", [
-    ("full", "Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), ("id", "Id", "{}")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "header, first, name",
+    [("full", "Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), ("id", "Id", "{}")],
+)
 def test_submission_is_what_was_predicted(contest, tmp_path, header, first, name):
     ids, folder = contest
     values = np.random.default_rng(0).random((len(ids), 3))
     path = write_submission(tmp_path / "solution.txt", ids, values, folder, header)
     head, names, numbers = read_back(path)
     assert head == f"{first},valence,energy,danceability" and AFFECT == (
-        "valence", "energy", "danceability"
-    )  # fmt: skip
+        "valence",
+        "energy",
+        "danceability",
+    )
     assert names == [name.format(clip) for clip in ids]
     np.testing.assert_allclose(numbers, values, atol=6e-4)
     assert all(len(field.split(".")[1]) == 3 for field in path.read_text().split(",")[4:6])
@@ -265,12 +278,18 @@ def spoilt(ids, values, what):
     return ids, values
 
 
-@pytest.mark.parametrize("what, words", [
-    ("missing", "1 clips are in .* but not predicted"), ("twice", "1 clips are predicted twice"),
-    ("unknown", "predicted but not in"), ("shape", r"shape \(6, 2\) for 6 clips"),
-    ("NaN", "clip .*: energy is nan; a number from 0 to 1"), ("below", "energy is -0.1"),
-    ("above", "energy is 1.01"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ("missing", "1 clips are in .* but not predicted"),
+        ("twice", "1 clips are predicted twice"),
+        ("unknown", "predicted but not in"),
+        ("shape", r"shape \(6, 2\) for 6 clips"),
+        ("NaN", "clip .*: energy is nan; a number from 0 to 1"),
+        ("below", "energy is -0.1"),
+        ("above", "energy is 1.01"),
+    ],
+)
 def test_a_submission_that_the_contest_would_refuse(contest, tmp_path, what, words):
     ids, folder = contest
     values = np.full((len(ids), 3), 0.5)

@@ -22,9 +22,19 @@ SPREAD = reference.load("spread.json")
 QUICK = "quick_trainings" in os.environ.get("PYTHONPATH", "")
 STARTED = time.time()  # of collection, before any notebook ran
 ROW = {
-    "model": "CNN", "task": "genre", "input": "mel", "set": "test", "metric": "accuracy",
-    "baseline": False, "value": 0.5, "low": 0.4, "high": 0.6, "deviation": 0.01, "seeds": 3, "n": 9,
-}  # fmt: skip
+    "model": "CNN",
+    "task": "genre",
+    "input": "mel",
+    "set": "test",
+    "metric": "accuracy",
+    "baseline": False,
+    "value": 0.5,
+    "low": 0.4,
+    "high": 0.6,
+    "deviation": 0.01,
+    "seeds": 3,
+    "n": 9,
+}
 SVM = ROW | {"model": "SVM", "baseline": True, "deviation": None, "seeds": 1}
 TOLERANT = {"results": {"accuracy": 0.05}, "facts": ["epochs.CNN"]}
 
@@ -133,9 +143,12 @@ def test_facts_are_the_same_but_for_those_that_were_seen_to_move():
     moved = facts | {"epochs": {"CNN": 8, "SVM": 0}}
     assert compare_runs(run(**facts), run(**moved), TOLERANT) == []
     for other in (
-        facts | {"epochs": {"CNN": 7, "SVM": 1}}, facts | {"classes": ["b", "a"]},
-        facts | {"share": 0.51}, facts | {"more": 1}, {"classes": ["a", "b"], "share": 0.5},
-    ):  # fmt: skip
+        facts | {"epochs": {"CNN": 7, "SVM": 1}},
+        facts | {"classes": ["b", "a"]},
+        facts | {"share": 0.51},
+        facts | {"more": 1},
+        {"classes": ["a", "b"], "share": 0.5},
+    ):
         assert compare_runs(run(**facts), run(**other), TOLERANT)
 
 

@@ -237,13 +237,16 @@ def history_of(*losses):
     return [{"epoch": i + 1, "val_loss": loss} for i, loss in enumerate(losses)]
 
 
-@pytest.mark.parametrize("losses, planned, best", [
-    ((3, 2, 1, 2, 3, 3), 6, 4),  # of means over three epochs: 3, 2.5, 2, 1.67, 2, 2.67
-    ((0, 0, 3, 2, 2, 2), 6, 3),  # the warm-up's two epochs are never kept, though they count
-    ((1, 1, 1, 1), 4, 3),  # ties: the first
-    ((5,), 1, 1),
-    ((5, 4), 10, 0),  # none yet
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "losses, planned, best",
+    [
+        ((3, 2, 1, 2, 3, 3), 6, 4),  # of means over three epochs: 3, 2.5, 2, 1.67, 2, 2.67
+        ((0, 0, 3, 2, 2, 2), 6, 3),  # the warm-up's two epochs are never kept, though they count
+        ((1, 1, 1, 1), 4, 3),  # ties: the first
+        ((5,), 1, 1),
+        ((5, 4), 10, 0),  # none yet
+    ],
+)
 def test_best_epoch(losses, planned, best):
     assert best_epoch(history_of(*losses), planned) == best
 
@@ -505,9 +508,10 @@ def test_a_cpu_trains_in_float32_unless_it_is_told_to(monkeypatch):
         assert half_type(cpu, True) == torch.bfloat16
 
 
-@pytest.mark.parametrize("capability, half", [
-    ((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "capability, half",
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
 def test_a_gpu_trains_in_the_half_precision_that_it_has(monkeypatch, capability, half):
     """Of the device in question, not of the current one: T4s say bf16, and emulate it."""
     asked = []
@@ -658,9 +662,11 @@ def test_killed_process_resumes(shared_corpus, genre, tmp_path):
     call = f"small_training({str(shared_corpus.root)!r}, {str(path)!r}, 3)"
     done = subprocess.run(
         [sys.executable, "-c", f"import test_training; test_training.{call}"],
-        cwd=Path(__file__).parent, capture_output=True, text=True,
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-    )  # fmt: skip
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert path.is_file()
     whole, history, _ = train_until(None, genre, None)

@@ -91,9 +91,12 @@ def data(corpus: Corpus, rounds: int = 3) -> dict[str, float]:
     ):
         peak, size = process.submit(_peak_memory, corpus).result()
     result = {
-        "first": first, "second": second, "plain": plain,
-        "first/plain": float(np.median([a / c for a, _, c in times])), "memory/array": peak / size,
-    }  # fmt: skip
+        "first": first,
+        "second": second,
+        "plain": plain,
+        "first/plain": float(np.median([a / c for a, _, c in times])),
+        "memory/array": peak / size,
+    }
     ratio, memory = result["first/plain"], result["memory/array"]
     print(f"{len(paths)} full genre clips of {corpus.name}, {size / 1e6:.0f} MB as one array")
     print(f"a plain loop over the files   {plain:7.2f} s, median of {rounds}")
@@ -175,10 +178,13 @@ def _measure(corpus: Corpus, name: str, rounds: int, device) -> dict:
     times = np.array(times)
     floor, ours, skeleton = len(ds) / np.median(times, axis=0)
     return {
-        "network": name, "floor": floor, "fit": ours, "skeleton": skeleton,
+        "network": name,
+        "floor": floor,
+        "fit": ours,
+        "skeleton": skeleton,
         "fit/floor": np.median(times[:, 0] / times[:, 1]),
         "fit/skeleton": np.median(times[:, 2] / times[:, 1]),
-    }  # fmt: skip
+    }
 
 
 def _bare_loop(model, ready, device) -> None:
@@ -289,9 +295,13 @@ def quality(corpus: Corpus, seeds: int = 3, only=GENRE_NOTEBOOKS, notebooks=None
     for seed in range(seeds):
         out = folder / str(seed)
         run_series(
-            corpus.root, out, only=only, parameters={"SEED": seed}, notebooks=notebooks,
+            corpus.root,
+            out,
+            only=only,
+            parameters={"SEED": seed},
+            notebooks=notebooks,
             report=False,
-        )  # fmt: skip
+        )
         results = [row for name in only for row in load_run(name, corpus, out).results]
         runs.append(pd.DataFrame(results).assign(seed=seed))
     groups = pd.concat(runs).groupby(["model", "task", "set", "metric"], sort=False)["value"]

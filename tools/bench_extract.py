@@ -42,10 +42,11 @@ def extraction(files: list[Path], rounds: int = 3, say=print) -> dict[str, float
         one, two = (_seconds(_in_processes, jobs, 4 * clips) for jobs in (1, 2))
         speeds.append(one / two)
     result = {
-        "plain": plain, "ours": ours,
+        "plain": plain,
+        "ours": ours,
         "plain/ours": float(np.median(times[:, 0] / times[:, 1])),
         "two/one": float(np.median(speeds)),
-    }  # fmt: skip
+    }
     say(f"{len(files)} files, {rounds} rounds on one thread; the arrays are equal to the last bit")
     say(f"plain librosa {plain:.2f} s, ours {ours:.2f} s a clip: {result['plain/ours']:.2f} x")
     say(f"two processes {result['two/one']:.2f} x one")

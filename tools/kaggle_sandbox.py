@@ -61,11 +61,15 @@ def run(notebook: Path, working: Path, **own) -> None:
     """Become papermill, with Kaggle's environment and nothing of the user's."""
     os.chdir(working)
     environment = {
-        "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        "PYTHONPATH": str(CHECKOUT / "tools" / "kaggle_site"), "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1", "JUPYTER_RUNTIME_DIR": f"{working}/.runtime",
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "PYTHONPATH": str(CHECKOUT / "tools" / "kaggle_site"),
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_RUNTIME_DIR": f"{working}/.runtime",
         "LABHELPERS_CACHE": f"{working}/.cache",
-    }  # fmt: skip
+    }
     for name in ("OMP_NUM_THREADS", "LABHELPERS_MOUNT_WAIT"):
         if name in os.environ:
             environment[name] = os.environ[name]

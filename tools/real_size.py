@@ -38,9 +38,23 @@ CHEAP = {"EPOCHS": 1, "SEEDS": 1, "FREEZE_SEEDS": 1, "FOLDS": 2, "DIGIT_EPOCHS":
 MEMORY, LOADING = 13, 60  # GB, seconds: what a notebook may take
 # Clips of each genre before merging, as the lab's label files have them.
 EQUAL = (
-    "Rock", "Psych-Rock", "Indie-Rock", "Psych-Folk", "Folk", "Punk", "Post-Punk", "Pop",
-    "Electronic", "Hip-Hop", "Classical", "Blues", "Chiptune", "Jazz", "International", "Old-Time",
-)  # fmt: skip
+    "Rock",
+    "Psych-Rock",
+    "Indie-Rock",
+    "Psych-Folk",
+    "Folk",
+    "Punk",
+    "Post-Punk",
+    "Pop",
+    "Electronic",
+    "Hip-Hop",
+    "Classical",
+    "Blues",
+    "Chiptune",
+    "Jazz",
+    "International",
+    "Old-Time",
+)
 FEWER = {"Metal": (153, 38), "Trip-Hop": (137, 34), "Soundtrack": (124, 30), "Post-Rock": (95, 23)}
 COUNTS = {
     "train": dict.fromkeys(EQUAL, 160) | {genre: train for genre, (train, _) in FEWER.items()},

@@ -1,6 +1,6 @@
 """The sample as its maker makes it today: built where there is none, and anew when that changed.
 
-    python -m tools.sample
+python -m tools.sample
 """
 
 from __future__ import annotations

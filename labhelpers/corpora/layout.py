@@ -38,14 +38,27 @@ FOLDERS = {
 
 # The lab's merging of the 20 FMA genres into 10 classes; None drops the genre.
 CLASS_MAPPING: dict[str, str | None] = {
-    "Rock": "Rock", "Psych-Rock": "Rock", "Post-Rock": "Rock", "Indie-Rock": None,
-    "Folk": "Folk", "Psych-Folk": "Folk",
-    "Metal": "Metal", "Punk": "Metal", "Post-Punk": None,
-    "Electronic": "Electronic", "Chiptune": "Electronic",
-    "Trip-Hop": "Trip-Hop", "Hip-Hop": "Hip-Hop",
-    "Pop": "Pop", "Classical": "Classical", "Blues": "Blues", "Jazz": "Jazz",
-    "Soundtrack": None, "International": None, "Old-Time": None,
-}  # fmt: skip
+    "Rock": "Rock",
+    "Psych-Rock": "Rock",
+    "Post-Rock": "Rock",
+    "Indie-Rock": None,
+    "Folk": "Folk",
+    "Psych-Folk": "Folk",
+    "Metal": "Metal",
+    "Punk": "Metal",
+    "Post-Punk": None,
+    "Electronic": "Electronic",
+    "Chiptune": "Electronic",
+    "Trip-Hop": "Trip-Hop",
+    "Hip-Hop": "Hip-Hop",
+    "Pop": "Pop",
+    "Classical": "Classical",
+    "Blues": "Blues",
+    "Jazz": "Jazz",
+    "Soundtrack": None,
+    "International": None,
+    "Old-Time": None,
+}
 
 
 class CorpusError(ValueError):

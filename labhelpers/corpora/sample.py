@@ -130,11 +130,13 @@ def affect(style: dict, rng: np.random.Generator) -> np.ndarray:
     bright = style["cut"] / 8 - style["tilt"] / 1.2
     dance = np.exp(-((np.log2(style["bpm"] / 118) / 0.35) ** 2))  # most at 118 beats a minute
     beat, drive, major = style["beat"], style["drive"], style["major"]
-    signal = np.array([
-        0.6 * major + bright + 0.6 * dance - 1.2 * style["room"] + 0.4 * beat - 0.5 * drive,
-        1.2 * drive + 0.15 * density * beat + 0.006 * style["bpm"] - style["swell"],
-        1.8 * beat + 0.8 * dance - drive + 0.8 * style["bass"] + 0.2 * major,
-    ])  # fmt: skip
+    signal = np.array(
+        [
+            0.6 * major + bright + 0.6 * dance - 1.2 * style["room"] + 0.4 * beat - 0.5 * drive,
+            1.2 * drive + 0.15 * density * beat + 0.006 * style["bpm"] - style["swell"],
+            1.8 * beat + 0.8 * dance - drive + 0.8 * style["bass"] + 0.2 * major,
+        ]
+    )
     z = [0.95, 0.85, 0.95] * (signal - MEAN) / SPREAD + [0.3, 0.5, 0.3] * rng.standard_normal(3)
     return np.clip(ndtr([0.95 * z[0] - 0.2, z[1] + 0.1, 0.62 * z[2] - 0.03]), 0.001, 0.999)
 

@@ -69,9 +69,15 @@ LEAD = {
     "synth": (0.7, False, 0.05, 0.005, 0.5, 0.60, 67, False),
     "square": (0.9, True, 0.00, 0.002, 0.6, 0.80, 72, False),
 }
-VOWELS = np.array([  # Hz of three formants
-    [730, 1090, 2440], [270, 2290, 3010], [570, 840, 2410], [530, 1840, 2480], [300, 870, 2240],
-])  # fmt: skip
+VOWELS = np.array(
+    [  # Hz of three formants
+        [730, 1090, 2440],
+        [270, 2290, 3010],
+        [570, 840, 2410],
+        [530, 1840, 2480],
+        [300, 870, 2240],
+    ]
+)
 WAVE = 4096  # samples of one period
 
 

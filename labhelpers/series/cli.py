@@ -180,9 +180,14 @@ def _add_report(commands):
     add("--only", metavar="5,6", help="run these notebooks only")
     add("--from", dest="start", metavar="5", help="run this notebook and the later ones")
     add(
-        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
         help="set a notebook parameter, as in -p EPOCHS 5; may be repeated",
-    )  # fmt: skip
+    )
     add("--fresh", action="store_true", help="run unchanged notebooks too")
     _add_hand_in(report)
 
@@ -197,9 +202,16 @@ def _report(args):
     from .run import run_series
 
     index = run_series(
-        args.data, args.out, only=args.only, start=args.start, parameters=dict(args.parameters),
-        fresh=args.fresh, author=args.author, course=args.course, code=args.code,
-    )  # fmt: skip
+        args.data,
+        args.out,
+        only=args.only,
+        start=args.start,
+        parameters=dict(args.parameters),
+        fresh=args.fresh,
+        author=args.author,
+        course=args.course,
+        code=args.code,
+    )
     print(Path(index).as_uri())
 
 

@@ -46,10 +46,15 @@ def clip_page(records: dict, root: str) -> dict | None:
     places = (places - low) / np.maximum(high - low, 1e-9)
     clips = []
     for i, clip in enumerate(found["ids"]):
-        clips.append({
-            "id": clip, "x": round(float(places[0, i]), 4), "y": round(float(places[1, i]), 4),
-            "genre": found["genre"][i], "predicted": found["predicted"][i],
-        })  # fmt: skip
+        clips.append(
+            {
+                "id": clip,
+                "x": round(float(places[0, i]), 4),
+                "y": round(float(places[1, i]), 4),
+                "genre": found["genre"][i],
+                "predicted": found["predicted"][i],
+            }
+        )
     if corpus:
         _add_pictures_and_sounds(clips, corpus)
     return {"classes": classes, "clips": clips, "model": found.get("model", "CNN")}
@@ -72,9 +77,14 @@ def _from_predictions(records: dict, corpus: Corpus | None) -> dict | None:
     centred -= centred.mean(0)
     x, y = np.linalg.svd(centred, full_matrices=False)[2][:2] @ centred.T
     return {
-        "ids": ids, "x": x, "y": y, "genre": [genres[clip] for clip in ids], "model": MODEL,
-        "predicted": [known[0][best] for best in shares.argmax(1)], "classes": known[0],
-    }  # fmt: skip
+        "ids": ids,
+        "x": x,
+        "y": y,
+        "genre": [genres[clip] for clip in ids],
+        "model": MODEL,
+        "predicted": [known[0][best] for best in shares.argmax(1)],
+        "classes": known[0],
+    }
 
 
 def _add_pictures_and_sounds(clips: list[dict], corpus: Corpus) -> None:

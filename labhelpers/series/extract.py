@@ -62,10 +62,17 @@ class Made:
 
 
 def extract_folder(
-    audio: str | Path, out: str | Path, *, labels: str | Path | None = None, jobs: int = -1,
-    dask: str | None = None, test_fraction: float = 0.2, seed: int = 0,
-    seconds: float | None = 30, progress: bool = True,
-) -> Summary:  # fmt: skip
+    audio: str | Path,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    jobs: int = -1,
+    dask: str | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    seconds: float | None = 30,
+    progress: bool = True,
+) -> Summary:
     """Turn a folder of music into a corpus in the lab's layout.
 
     audio : a folder of any kind that `series.music` knows

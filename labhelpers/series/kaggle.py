@@ -143,12 +143,19 @@ def _write_kernel(folder: Path, user: str, book, mark: str, data: str, upstream:
     pushed = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": python})
     write_text(folder / f"{folder.name}.ipynb", nbformat.writes(pushed))
     meta = {
-        "id": f"{user}/{_slug(folder.name)}", "title": _slug(folder.name).replace("-", " "),
-        "code_file": f"{folder.name}.ipynb", "language": "python", "kernel_type": "notebook",
-        "is_private": True, "enable_internet": False, "enable_gpu": True,
+        "id": f"{user}/{_slug(folder.name)}",
+        "title": _slug(folder.name).replace("-", " "),
+        "code_file": f"{folder.name}.ipynb",
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_internet": False,
+        "enable_gpu": True,
         "machine_shape": "NvidiaTeslaT4",  # two of them
-        "dataset_sources": datasets, "competition_sources": contests, "kernel_sources": kernels,
-    }  # fmt: skip
+        "dataset_sources": datasets,
+        "competition_sources": contests,
+        "kernel_sources": kernels,
+    }
     write_text(folder / "kernel-metadata.json", json.dumps(meta, indent=1))
 
 

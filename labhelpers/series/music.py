@@ -24,10 +24,39 @@ from ..decode import is_audio
 
 # What is taken for audio by its name; of other files the first bytes are looked at.
 AUDIO_SUFFIXES = {
-    ".mp3", ".wav", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".aac", ".au", ".snd",
-    ".aif", ".aiff", ".aifc", ".caf", ".wma", ".ape", ".wv", ".mpc", ".mka", ".webm", ".mp2",
-    ".mpga", ".ac3", ".dts", ".amr", ".3gp", ".w64", ".rf64", ".voc", ".tta",
-}  # fmt: skip
+    ".mp3",
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".m4a",
+    ".m4b",
+    ".mp4",
+    ".aac",
+    ".au",
+    ".snd",
+    ".aif",
+    ".aiff",
+    ".aifc",
+    ".caf",
+    ".wma",
+    ".ape",
+    ".wv",
+    ".mpc",
+    ".mka",
+    ".webm",
+    ".mp2",
+    ".mpga",
+    ".ac3",
+    ".dts",
+    ".amr",
+    ".3gp",
+    ".w64",
+    ".rf64",
+    ".voc",
+    ".tta",
+}
 TRACKS = "tracks.csv"  # the FMA's table, in its archive fma_metadata.zip
 NO_ARTIST = {"", "various", "various artists", "va", "unknown", "unknown artist"}
 LEAST_GROUPS = 3  # of a genre: for training, validation and test
@@ -167,9 +196,15 @@ def _own_table(labels: Path, audio: Path, files: list[Path]) -> pd.DataFrame:
     separator = "\t" if labels.suffix.lower() in (".tsv", ".txt") else ","
     try:
         table = pd.read_csv(
-            labels, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False,
-            na_values=[""], skip_blank_lines=False, skipinitialspace=True,
-        )  # fmt: skip
+            labels,
+            sep=separator,
+            dtype=str,
+            encoding="utf-8-sig",
+            keep_default_na=False,
+            na_values=[""],
+            skip_blank_lines=False,
+            skipinitialspace=True,
+        )
     except (OSError, ValueError) as error:
         raise CorpusError(
             f"{labels}: cannot be read ({error}); a csv or tsv with a header is needed"

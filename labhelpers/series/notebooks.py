@@ -151,6 +151,7 @@ def reads(path: Path, series) -> list[str]:
     others = [name for name in series if name != path.stem]
     return [name for name in others if re.search(f"[\"']{name}[\"']", code)]
 
+
 # --- executed notebooks ---------------------------------------------------------------------------
 
 

@@ -39,9 +39,14 @@ PROJECT = Path(__file__).parents[2]
 TEMPLATES = Path(__file__).parent / "templates"
 READER = "ipynb+markdown_in_html_blocks+gfm_auto_identifiers"
 RICHEST = (
-    "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/html", "text/latex",
+    "text/markdown",
+    "image/svg+xml",
+    "image/png",
+    "image/jpeg",
+    "text/html",
+    "text/latex",
     "text/plain",
-)  # fmt: skip
+)
 LARGE = 150_000  # bytes of a PNG above which a PDF takes it as JPEG
 PAGES = 6  # of the short report at most: its figures shrink until it fits
 TITLE = "Music genre and affect from spectrograms"
@@ -61,14 +66,23 @@ def write_report(out: Path, series: dict[str, Path], state: dict, *, code: bool 
     titles |= {name: _title(book, name) for name, book in books.items()}
     clips = clip_page(records, corpus["root"])
     context = {
-        "title": TITLE, "corpus": corpus, "state": state, "records": records, "pdf": can_set(),
-        "facts": _facts(state, records), "main": results.main_tables(records),
-        "headlines": results.headlines(records), "tables": results.tables(records),
-        "titles": titles, "books": books, "clips": clips, "ran": state["notebooks"],
+        "title": TITLE,
+        "corpus": corpus,
+        "state": state,
+        "records": records,
+        "pdf": can_set(),
+        "facts": _facts(state, records),
+        "main": results.main_tables(records),
+        "headlines": results.headlines(records),
+        "tables": results.tables(records),
+        "titles": titles,
+        "books": books,
+        "clips": clips,
+        "ran": state["notebooks"],
         "forests": [forest(table) for table in results.tables(records)],
         "curves": _curves(records),
         "solution": (out / "solution.txt").is_file(),
-    }  # fmt: skip
+    }
     shutil.rmtree(out / "html", ignore_errors=True)
     for old in out.glob("*.pdf"):
         old.unlink()
@@ -100,9 +114,11 @@ def _render(template: str, **context) -> str:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "duration": duration, "measure": results.measure, "meaning": results.MEANING.get,
+        "duration": duration,
+        "measure": results.measure,
+        "meaning": results.MEANING.get,
         "b64": lambda data: base64.b64encode(data).decode(),
-    }  # fmt: skip
+    }
     return environment.get_template(template).render(**context)
 
 
@@ -298,8 +314,10 @@ def convert(book, name: str, names, form: str, folder: Path, **options) -> str:
     about = folder / "about.json"
     about.write_text(json.dumps({"notebook": name, "pages": pages, **options}), encoding="utf-8")
     arguments = [
-        f"--lua-filter={TEMPLATES / 'notebook.lua'}", f"--metadata-file={about}", "--wrap=none",
-    ]  # fmt: skip
+        f"--lua-filter={TEMPLATES / 'notebook.lua'}",
+        f"--metadata-file={about}",
+        "--wrap=none",
+    ]
     if form == "typst":
         arguments += [f"--extract-media={folder / 'media'}"]
     else:
@@ -319,9 +337,12 @@ def _write_pages(out: Path, books: dict, titles: dict, context: dict) -> None:
             both = convert(book, name, books, "html5", Path(folder))
         contents, body = both.split("<!--body-->")
         around = {
-            "name": name, "contents": contents, "body": body,
-            "before": names[place - 1] if place else "", "after": (names + [""] * 2)[place + 1],
-        }  # fmt: skip
+            "name": name,
+            "contents": contents,
+            "body": body,
+            "before": names[place - 1] if place else "",
+            "after": (names + [""] * 2)[place + 1],
+        }
         page = _render("page.html", **{**context, "titles": titles, **around})
         write_text(out / "html" / f"{name}.html", page)
 
@@ -377,11 +398,16 @@ def _compile(target: Path, chapters: list[str], folder: Path, context: dict, sho
         body = body.replace(f"{picture.stem}.png", picture.name)
     state, corpus = context["state"], context["corpus"]
     about = {
-        "title": TITLE, "short": short, "scale": scale,
-        "corpus": corpus["name"], "sample": corpus["sample"],
-        "author": state.get("author", ""), "course": state.get("course", ""),
-        "date": context["facts"].get("Finished", ""), "headlines": context["headlines"],
-    }  # fmt: skip
+        "title": TITLE,
+        "short": short,
+        "scale": scale,
+        "corpus": corpus["name"],
+        "sample": corpus["sample"],
+        "author": state.get("author", ""),
+        "course": state.get("course", ""),
+        "date": context["facts"].get("Finished", ""),
+        "headlines": context["headlines"],
+    }
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
     source = folder / "report.typ"
     source.write_text((TEMPLATES / "report.typ").read_text("utf-8") + body, encoding="utf-8")
@@ -402,8 +428,13 @@ def write_zip(out: Path, name: str) -> Path:
     top = f"music-{name}"
     files = {}
     patterns = (
-        "*.html", "*.pdf", "solution.txt", "html/*.html", "notebooks/*.ipynb", "records/*.json",
-    )  # fmt: skip
+        "*.html",
+        "*.pdf",
+        "solution.txt",
+        "html/*.html",
+        "notebooks/*.ipynb",
+        "records/*.json",
+    )
     for pattern in patterns:
         files |= {path.relative_to(out).as_posix(): path for path in out.glob(pattern)}
     code = [*PROJECT.glob("labhelpers/**/*.*"), *PROJECT.glob("tools/*.py")]

@@ -92,9 +92,13 @@ def cuts(clip: np.ndarray, crop: int | None) -> list[np.ndarray]:
 
 
 def predict_files(
-    files: list[Path], out: Path | None = None, as_json: bool = False, *,
-    seconds: float | None = SECONDS, jobs: int = -1,
-) -> int:  # fmt: skip
+    files: list[Path],
+    out: Path | None = None,
+    as_json: bool = False,
+    *,
+    seconds: float | None = SECONDS,
+    jobs: int = -1,
+) -> int:
     """Print genre probabilities and affect values (0-1) of audio files; returns 1 if one failed.
 
     files : files, or folders of them

@@ -15,10 +15,14 @@ HEADLINES = ("macro_f1", "accuracy", "mean", "mean_rho", "mean_spearman")
 SETS = ("test", "cross-validation", "held-out", "validation")
 LOWER_IS_BETTER = ("mae", "mse", "rmse", "loss")
 NAMES = {
-    "macro_f1": "macro-F1", "mean": "mean ρ", "mean_rho": "mean ρ", "mean_spearman": "mean ρ",
-    "rho": "ρ", "spearman": "ρ",
+    "macro_f1": "macro-F1",
+    "mean": "mean ρ",
+    "mean_rho": "mean ρ",
+    "mean_spearman": "mean ρ",
+    "rho": "ρ",
+    "spearman": "ρ",
     **{axis: f"ρ {axis}" for axis in AFFECT},
-}  # fmt: skip
+}
 MEANING = {
     "macro_f1": "F1 joins precision and recall of a class; macro-F1 is its mean over the classes, "
     "each counted alike however few clips it has.",
@@ -164,10 +168,7 @@ def _sentence(table: Table) -> str:
         cell = best.cells[table.headline]
         said = f"{table.task.capitalize()}: {measure(table.headline)} {cell['value']:.2f}"
         said += f" on {clips} ({best.label})"
-        others = [
-            f"{row.label} {row.cells[table.headline]['value']:.2f}"
-            for row in table.ends
-        ]
+        others = [f"{row.label} {row.cells[table.headline]['value']:.2f}" for row in table.ends]
     return f"{said}; {', '.join(others)}." if others else f"{said}."
 
 
