@@ -124,6 +124,21 @@ def test_only_what_changed_runs_again(small):
     assert small.ran() == ["01_first"] and json.loads(record.read_text())["params"]["SEED"] == 1
 
 
+def test_a_text_that_changed_needs_no_run(small):
+    small(parameters={"SEED": "3"}, report=False)
+    before = nbformat.read(small.out / "notebooks" / "02_second.ipynb", 4)
+    write(small.series, "02_second", "# 2 Reworded", [PARAMETERS], "## 2β Two", "More.", [READ])
+    small(parameters={"SEED": "3"}, report=False)
+    after = nbformat.read(small.out / "notebooks" / "02_second.ipynb", 4)
+    assert small.ran() == []
+    assert [cell.source for cell in after.cells if cell.cell_type == "markdown"] == [
+        "# 2 Reworded", "## 2β Two", "More."
+    ]  # fmt: skip
+    code = [cell for cell in after.cells if cell.cell_type == "code"]
+    assert code == [cell for cell in before.cells if cell.cell_type == "code"]
+    assert len(code) == 3 and "SEED = 3" in code[1].source  # the parameters that were given
+
+
 def test_a_failure_says_where_and_keeps_what_was_done(small, monkeypatch):
     write(
         small.series,

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -169,7 +170,7 @@ def _unchanged(name: str, series, own: dict, corpus, out: Path, state: dict) -> 
 
 def _key(path: Path, series, own: dict, corpus, out: Path) -> str:
     """Hash of all that a notebook's outputs follow from."""
-    source = [(cell["cell_type"], cell["source"]) for cell in read_cells(path)]
+    source = [cell["source"] for cell in read_cells(path) if cell["cell_type"] == "code"]
     upstream = [(name, _record(out, name)) for name in reads(path, series)]
     return _hash(source, _package(), own, corpus.fingerprint, upstream, versions())
 
@@ -178,6 +179,24 @@ def _package() -> str:
     """State of the modules that a notebook may use."""
     files = [*PACKAGE.glob("*.py"), *(PACKAGE / "corpora").glob("*.py")]
     return _hash([(path.name, path.read_text(encoding="utf-8")) for path in sorted(files)])
+
+
+def _take_text(path: Path, executed: Path) -> None:
+    """Give an executed notebook the text of its source: a sentence that changed needs no run."""
+    book = nbformat.read(executed, 4)
+    ran = deque(cell for cell in book.cells if cell.cell_type == "code")
+    cells = []
+    for cell in nbformat.read(path, 4).cells:
+        cells.append(ran.popleft() if cell.cell_type == "code" else cell)
+        if ran and "injected-parameters" in ran[0].metadata.get("tags", []):
+            cells.append(ran.popleft())
+    before, book.cells = book.cells, cells
+
+    def text(cell):
+        return cell.source, cell.metadata.get("tags", [])
+
+    if [text(cell) for cell in before] != [text(cell) for cell in cells]:
+        write_text(executed, nbformat.writes(book) + "\n")
 
 
 def _record(out: Path, name: str) -> str:
@@ -217,6 +236,7 @@ def _run_all(chosen, series, given: dict, corpus, out: Path, state: dict, fresh:
         # Once more: what it reads may have come out as it was.
         if not fresh and _unchanged(name, series, owned[name], corpus, out, state):
             progress.skip(name)
+            _take_text(series[name], out / "notebooks" / f"{name}.ipynb")
             took = state["notebooks"][name].get("seconds", 0)
             log.info("%s: unchanged, kept (%s when it ran)", name, duration(took))
             continue
