@@ -5,6 +5,7 @@
 #               PYTHON=python3.12 takes its torch too, 3 GB; IMAGE=-next PYTHON=python3.13 its next image)
 # make results  the notebooks with whole trainings, and all results held to the reference (an hour)
 # make reference  runs the series on the sample and accepts what it gives: notebooks with outputs, results, PDF
+# make reference-real  runs the series on real music (REAL=DIR, a corpus folder): its report, results and submission
 # make setup    the environment alone, in .venv   (PYTHON=python3.12 picks the interpreter)
 # make mutations   makes small wrong changes one at a time, in a copy, and shows that each fails the tests (half an
 #               hour; WORDS=training picks those whose file or name has the word)
@@ -25,7 +26,7 @@ unexport MPLBACKEND
 # notebooks' tests compare is the same for any number, and they run beside the unit tests. A report takes all.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: setup report sample test unit-tests notebook-tests results test-kaggle reference mutations constraints clean
+.PHONY: setup report sample test unit-tests notebook-tests results test-kaggle reference reference-real mutations constraints clean
 setup: $(STAMP)
 
 # The stamp comes last: an interrupted installation is taken up again. librosa's functions are compiled at once, since
@@ -71,6 +72,10 @@ $(KAGGLE)/.installed: pyproject.toml constraints-kaggle$(IMAGE).txt
 
 reference: setup sample
 	$(ONE_THREAD) $(BIN)/python -m tools.reference
+
+REAL ?= ../shared/data/emotify
+reference-real: setup
+	$(BIN)/python -m tools.reference real $(REAL)
 
 WORDS ?=
 mutations: setup

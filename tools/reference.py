@@ -3,6 +3,7 @@
     python -m tools.reference               runs the series and accepts what it gives
     python -m tools.reference accept OUT    accepts the results of a run that is there already
     python -m tools.reference spread        measures how far results move between machines
+    python -m tools.reference real DIR      runs the series on real music, for README and reader
 
 A result without a network in it has to be the same to 1e-6. A network's end is a draw even at one
 seed: the last bits of a sum depend on the instruction set and on the number of threads, and a
@@ -28,11 +29,12 @@ from labhelpers.corpora.layout import AFFECT, Corpus
 from labhelpers.files import project_root, write_text
 from labhelpers.metrics import mean_rho
 from labhelpers.series.notebooks import faults, read_series
-from labhelpers.series.pages import forest
-from labhelpers.series.results import Table, measure, read_records, tables
+from labhelpers.series.pages import forest, load_state, lone_index, summary_of
+from labhelpers.series.results import Table, main_tables, measure, read_records, tables
 from labhelpers.series.run import run_series
 
 README_RESULTS = "<!-- results on the sample, written by make reference -->"
+README_REAL = "<!-- results on real music, written by make reference-real -->"
 EXACT = 1e-6
 ROUNDED = 1.001e-3
 ROOM = 1.5  # times the largest difference that was measured: few machines were at hand
@@ -232,7 +234,10 @@ def accept(out: Path, corpus: Corpus) -> Path:
     for name, run in now.items():
         for sentence in compare_runs(before.get(name, {"results": [], "facts": {}}), run, {}):
             print(f"{name}: {sentence}")
-    write_readme(project_root() / "README.md", tables(read_records(out)))
+    found = tables(read_records(out))
+    genre = next(table for table in found if table.task == "genre")
+    write_text(folder() / "sample-genre.svg", forest(genre).decode())
+    write_readme(README_RESULTS, results_table(found))
     text = json.dumps(now, indent=1, ensure_ascii=False)
     return write_text(folder() / "sample.json", text + "\n")
 
@@ -259,12 +264,66 @@ def cleaned(book, name: str) -> str:
     return nbformat.writes(book) + "\n"
 
 
-def write_readme(path: Path, found: list[Table]) -> None:
-    """Put the results between the two marks of a README, and the plot beside the reference."""
-    genre = next(table for table in found if table.task == "genre")
-    write_text(folder() / "sample-genre.svg", forest(genre).decode())
-    before, _, after = path.read_text(encoding="utf-8").split(README_RESULTS)
-    write_text(path, README_RESULTS.join([before, f"\n\n{results_table(found)}\n\n", after]))
+def accept_real(data: Path) -> Path:
+    """Run the series on real music; keep what may be shown of it, and put its results in README.
+
+    Kept are the short report, the index, the summaries with their figures, and the submission.
+    """
+    index = run_series(data)
+    out, name = index.parent, find_corpus(data).name
+    kept = folder() / name
+    shutil.copyfile(out / "report.pdf", kept / "report.pdf")
+    series, state = read_series(project_root() / "notebooks"), load_state(out)
+    write_text(kept / "index.html", lone_index(out, series, state))
+    write_text(kept / "summary.ipynb", nbformat.writes(summaries(out)) + "\n")
+    shutil.copyfile(out / "solution.txt", folder() / f"{name}-solution.txt")
+    found = tables(read_records(out))
+    pictures = []
+    for table in main_tables(read_records(out)):
+        picture = kept / f"{table.task}.svg"
+        write_text(picture, forest(table).decode())
+        place = picture.relative_to(project_root()).as_posix()
+        what = f"{measure(table.headline)} of each model for {table.task}, with intervals"
+        pictures.append(f'<img src="{place}" alt="{what}" width="49%">')
+    details = f"<details><summary>All models</summary>\n\n{results_table(found)}\n\n</details>"
+    parts = [headline_table(main_tables(read_records(out))), "\n".join(pictures), details]
+    write_readme(README_REAL, "\n\n".join(parts))
+    return kept
+
+
+def summaries(out: Path):
+    """One notebook of what the notebooks of a run say in short, with their key figures."""
+    cells = []
+    for path in sorted((out / "notebooks").glob("*.ipynb")):
+        book = nbformat.read(path, 4)
+        for cell in book.cells:
+            cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
+        for cell in summary_of(book).cells:
+            cells.append(cell)
+            for output in cell.get("outputs", []):
+                if "caption" in output.get("metadata", {}):
+                    cells.append(nbformat.v4.new_markdown_cell(f"*{output.metadata.caption}*"))
+    for number, cell in enumerate(cells):
+        cell.id = f"summary-{number}"
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def headline_table(found: list[Table]) -> str:
+    """A Markdown line a task: the best network beside the best and the weakest baseline."""
+    lines = [["", "best network", "best baseline", "knowing nothing"], ["---"] * 4]
+    for table in found:
+        line = [f"{table.task}, {measure(table.headline)} on {table.best.n} {table.where} clips"]
+        for row in [table.best, *table.ends]:
+            line.append(f"{_cell(row.cells[table.headline])} {row.label}")
+        lines.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_readme(mark: str, text: str) -> None:
+    """Put a text between two marks of the README."""
+    path = project_root() / "README.md"
+    before, _, after = path.read_text(encoding="utf-8").split(mark)
+    write_text(path, mark.join([before, f"\n\n{text}\n\n", after]))
 
 
 def results_table(found: list[Table]) -> str:
@@ -294,6 +353,9 @@ def main(arguments: list[str]) -> None:
         return
     if arguments[:1] == ["accept"]:
         print(accept(Path(arguments[1]), find_corpus("sample")))
+        return
+    if arguments[:1] == ["real"]:
+        print(accept_real(Path(arguments[1])))
         return
     print(make_reference())
 

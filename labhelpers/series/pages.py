@@ -60,12 +60,36 @@ def write_report(out: Path, series: dict[str, Path], state: dict, *, code: bool 
     Without pandoc and typst (see `can_set`) there are no pages and no PDFs: the index links to the
     notebooks themselves.
     """
+    context = _context(out, series, state)
+    books, titles, clips = context["books"], context["titles"], context["clips"]
+    shutil.rmtree(out / "html", ignore_errors=True)
+    for old in out.glob("*.pdf"):
+        old.unlink()
+    if can_set():
+        _write_pages(out, books, titles, context)
+        _write_pdfs(out, books, titles, context, code)
+    context["pdfs"] = {path.name for path in out.glob("*.pdf")}
+    if clips:
+        write_text(out / "html" / "clips.html", _render("clips.html", **context))
+    write_text(out / "index.html", _render("index.html", **context))
+    write_zip(out, context["corpus"]["name"])
+
+
+def lone_index(out: Path, series: dict[str, Path], state: dict) -> str:
+    """index.html for a place where of the report only the short PDF lies beside it."""
+    context = _context(out, series, state)
+    context |= {"books": {}, "clips": None, "pdf": False, "solution": False}
+    return _render("index.html", **context, pdfs={"report.pdf"}, alone=True)
+
+
+def _context(out: Path, series: dict[str, Path], state: dict) -> dict:
+    """What the templates may show."""
     records, books = results.read_records(out), read_books(out)
     corpus = _corpus(state, records)
     titles = {name: _title(books.get(name) or _read(path), name) for name, path in series.items()}
     titles |= {name: _title(book, name) for name, book in books.items()}
     clips = clip_page(records, corpus["root"])
-    context = {
+    return {
         "title": TITLE,
         "corpus": corpus,
         "state": state,
@@ -83,17 +107,6 @@ def write_report(out: Path, series: dict[str, Path], state: dict, *, code: bool 
         "curves": _curves(records),
         "solution": (out / "solution.txt").is_file(),
     }
-    shutil.rmtree(out / "html", ignore_errors=True)
-    for old in out.glob("*.pdf"):
-        old.unlink()
-    if can_set():
-        _write_pages(out, books, titles, context)
-        _write_pdfs(out, books, titles, context, code)
-    context["pdfs"] = {path.name for path in out.glob("*.pdf")}
-    if clips:
-        write_text(out / "html" / "clips.html", _render("clips.html", **context))
-    write_text(out / "index.html", _render("index.html", **context))
-    write_zip(out, corpus["name"])
 
 
 def can_set() -> bool:
