@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .corpora.find import KAGGLE_INPUT, kaggle_reports
+from .corpora.find import KAGGLE_INPUT, attached, find_attached, kaggle_reports
 from .corpora.layout import AFFECT, Corpus, CorpusError
 from .files import project_root, write_text
 
@@ -227,24 +227,27 @@ def load_run(notebook: str, corpus: Corpus, out: Path) -> Run:
     Raises RunError that names the notebook to run when there is none, or when it was made on
     another corpus.
     """
-    name = f"records/{notebook}.json"
-    other = None
-    for folder in [Path(out), *kaggle_reports(corpus.name)]:
-        path = folder / name
-        if path.is_file():
-            run = read_run(path)
-            if run.corpus["fingerprint"] == corpus.fingerprint:
-                return run
-            other = path
-    if other is not None:
+    own = Path(out) / "records" / f"{notebook}.json"
+
+    def look():
+        folders = kaggle_reports(corpus.name)
+        paths = [own, *(folder / "records" / own.name for folder in folders)]
+        return list(filter(Path.is_file, paths))
+
+    paths = find_attached(look)
+    for path in paths:
+        run = read_run(path)
+        if run.corpus["fingerprint"] == corpus.fingerprint:
+            return run
+    if paths:
         raise RunError(
-            f"{other} was made on another state of the corpus {corpus.name} (or on another "
+            f"{paths[-1]} was made on another state of the corpus {corpus.name} (or on another "
             f"corpus); run {notebook}.ipynb again"
         )
-    raise RunError(
-        f"no record of notebook {notebook} in {Path(out) / 'records'}; run {notebook}.ipynb first "
-        f"(on Kaggle: Add Input > Your Work > the committed notebook {notebook})"
-    )
+    missing = f"no record of notebook {notebook} in {own.parent}; run {notebook}.ipynb first"
+    if KAGGLE_INPUT.is_dir():
+        missing += f": Add Input > Your Work > the committed notebook {notebook}. {attached()}"
+    raise RunError(missing)
 
 
 def read_run(path: Path) -> Run:

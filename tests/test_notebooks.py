@@ -98,6 +98,12 @@ def test_its_parameters_are_literals_with_a_comment(book):
     assert all("#" in line for line in cell.source.splitlines() if re.match(r"[A-Z_]+ =", line))
 
 
+def test_what_it_takes_from_other_notebooks_it_asks_for_where_it_finds_its_corpus(book):
+    """In its first cells: what is not attached shall not show after an hour of training."""
+    for cell in code(book):
+        assert "load_run(" not in cell.source or "find_corpus(" in cell.source, cell.source
+
+
 def test_a_clock_waits_for_the_gpu_that_it_times(book):
     """Given no device, torch waits for the current one: the first, whichever DEVICE names."""
     assert "synchronize()" not in "\n".join(cell.source for cell in code(book))

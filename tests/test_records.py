@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from helpers_corpus import change_line
 
 from labhelpers import records
 from labhelpers.baselines import BLOCKS, DescriptorMachine
+from labhelpers.corpora import find
 from labhelpers.corpora.layout import AFFECT, Corpus, CorpusError
 from labhelpers.metrics import Estimate, result_rows
 from labhelpers.models import LSTMBackbone, Regressor, load_model
@@ -40,6 +43,16 @@ def attached(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "KAGGLE_INPUT", tmp_path / "kaggle")
     monkeypatch.setattr(records, "kaggle_reports", lambda corpus_name: list(found))
     return found
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """Kaggle's input folder, with nothing attached; found by the package's own way."""
+    monkeypatch.setattr(records, "kaggle_reports", find.kaggle_reports)
+    monkeypatch.setattr(find, "KAGGLE_INPUT", records.KAGGLE_INPUT)
+    monkeypatch.setattr(find, "MOUNT_WAIT", 0)
+    records.KAGGLE_INPUT.mkdir()
+    return records.KAGGLE_INPUT
 
 
 def test_there_and_back(corpus, tmp_path):
@@ -119,6 +132,29 @@ def test_missing_record_names_the_notebook(corpus, tmp_path):
     words = "no record of notebook 05_lstm in .*out.records; run 05_lstm.ipynb first"
     with pytest.raises(RunError, match=words):
         load_run("05_lstm", corpus, tmp_path / "out")
+
+
+def test_on_kaggle_a_missing_record_says_the_clicks_and_what_is_attached(kaggle, corpus, tmp_path):
+    (kaggle / "notebooks" / "me" / "labhelpers-05-lstm").mkdir(parents=True)
+    (kaggle / "music" / "data").mkdir(parents=True)
+    with pytest.raises(RunError) as caught:
+        load_run("05_lstm", corpus, tmp_path / "out")
+    said = str(caught.value)
+    for part in ("Add Input", "Your Work", f"Attached: {kaggle / 'music'}, "):
+        assert part in said
+    assert said.endswith("Empty after 0 s: " + str(kaggle / "notebooks/me/labhelpers-05-lstm."))
+
+
+def test_on_kaggle_a_record_in_an_input_that_fills_late_is_found(
+    kaggle, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(find, "MOUNT_WAIT", 20)
+    mount = kaggle / "labhelpers-05-lstm"
+    mount.mkdir(parents=True)
+    made = save_run("05_lstm", corpus, tmp_path / "reports" / corpus.name).parents[2]
+    threading.Timer(0.5, shutil.move, [made, mount]).start()
+    run = load_run("05_lstm", corpus, tmp_path / "out")
+    assert run.corpus["fingerprint"] == corpus.fingerprint
 
 
 def test_record_of_another_state_of_the_corpus(corpus, tmp_path):

@@ -39,7 +39,9 @@ def find_corpus(data: str | Path | None = None) -> Corpus:
             raise CorpusError(f"{source} = {named}: no {MARKER} below it; name the data's folder")
         return _take(root, f"named by {source}")
     if KAGGLE_INPUT.is_dir() or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
-        return _take(_attached_corpus(), "found in Kaggle input")
+        if not (root := find_attached(lambda: locate(KAGGLE_INPUT))):
+            raise CorpusError(f"no data ({MARKER}) here. {attached()}{CLICKS}")
+        return _take(root, "found in Kaggle input")
     places = {"../input": Path("../input"), "the data folder": project_root() / "data"}
     for how, folder in places.items():
         # The sample lives in data/ too: it is the last resort, not a find.
@@ -107,14 +109,20 @@ def kaggle_reports(corpus_name: str) -> list[Path]:
     return [mount / "reports" / corpus_name for mount in mounts()]
 
 
-def _attached_corpus() -> Path:
-    """The corpus that is attached; an empty input is waited for. Raises CorpusError."""
+def find_attached(look):
+    """What `look()` finds; as long as that is nothing, an empty input on Kaggle is waited for."""
     end = time.monotonic() + MOUNT_WAIT
-    while (root := locate(KAGGLE_INPUT)) is None:
-        empty = [mount for mount in mounts() if not any(mount.glob("*"))]
-        if not empty or time.monotonic() > end:
-            attached = ", ".join(map(str, mounts())) or "nothing"
-            waited = f"Empty after {MOUNT_WAIT:.0f} s: {', '.join(map(str, empty)) or 'none'}."
-            raise CorpusError(f"no data ({MARKER}) here. Attached: {attached}. {waited}{CLICKS}")
+    while not (found := look()) and _empty_mounts() and time.monotonic() < end:
         time.sleep(MOUNT_WAIT / 20)
-    return root
+    return found
+
+
+def attached() -> str:
+    """What is attached on Kaggle, and what of it stayed empty, in words."""
+    names = ", ".join(map(str, mounts())) or "nothing"
+    empty = ", ".join(map(str, _empty_mounts())) or "none"
+    return f"Attached: {names}. Empty after {MOUNT_WAIT:.0f} s: {empty}."
+
+
+def _empty_mounts() -> list[Path]:
+    return [mount for mount in mounts() if not any(mount.glob("*"))]
