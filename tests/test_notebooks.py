@@ -110,7 +110,7 @@ def test_a_clock_waits_for_the_gpu_that_it_times(book):
 
 
 def test_questions_are_answered(book):
-    """A question of the assignment, then its answer, sooner or later."""
+    """A question of the assignment, then its answer, before the next: the answer sheet pairs them."""
     asked = answered = 0
     for cell in book.cells:
         if "answer" in tags(cell):
@@ -118,7 +118,7 @@ def test_questions_are_answered(book):
             answered += 1
         elif cell.cell_type == "markdown":
             asked += len(re.findall(r"^> \*\*Question", cell.source, re.M))
-        assert answered <= asked, cell.source
+        assert 0 <= asked - answered <= 1, cell.source
     assert asked == answered
 
 
