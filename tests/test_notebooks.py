@@ -110,7 +110,7 @@ def test_a_clock_waits_for_the_gpu_that_it_times(book):
 
 
 def test_questions_are_answered(book):
-    """A question of the assignment, then its answer, before the next: the answer sheet pairs them."""
+    """Each question has its answer before the next is asked: the answer sheet pairs them so."""
     asked = answered = 0
     for cell in book.cells:
         if "answer" in tags(cell):
