@@ -319,7 +319,7 @@ def plot_confusion(confusion: np.ndarray, classes: list[str], ax=None, *, title:
         xticklabels=classes,
         yticklabels=classes,
         square=True,
-        cbar_kws={"label": "share of the true class"},
+        cbar_kws={"label": "share of the true class", "shrink": 0.8},
         annot_kws={"fontsize": 8},
     )
     ax.set(title=title, xlabel="predicted class", ylabel="true class")
