@@ -132,8 +132,10 @@ def test_a_text_that_changed_needs_no_run(small):
     after = nbformat.read(small.out / "notebooks" / "02_second.ipynb", 4)
     assert small.ran() == []
     assert [cell.source for cell in after.cells if cell.cell_type == "markdown"] == [
-        "# 2 Reworded", "## 2β Two", "More."
-    ]  # fmt: skip
+        "# 2 Reworded",
+        "## 2β Two",
+        "More.",
+    ]
     code = [cell for cell in after.cells if cell.cell_type == "code"]
     assert code == [cell for cell in before.cells if cell.cell_type == "code"]
     assert len(code) == 3 and "SEED = 3" in code[1].source  # the parameters that were given

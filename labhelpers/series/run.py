@@ -35,7 +35,7 @@ from .notebooks import (
     read_cells,
     read_series,
     reads,
-)  # fmt: skip
+)
 from .pages import can_set, duration, load_state, write_report
 from .results import headlines, read_records
 
@@ -47,9 +47,19 @@ KERNEL_START = 600  # seconds that a kernel may take to answer, on a loaded mach
 
 
 def run_series(
-    data=None, out=None, *, only=None, start=None, parameters=None, fresh=False, report=True,
-    notebooks=None, author="", course="", code=False,
-) -> Path:  # fmt: skip
+    data=None,
+    out=None,
+    *,
+    only=None,
+    start=None,
+    parameters=None,
+    fresh=False,
+    report=True,
+    notebooks=None,
+    author="",
+    course="",
+    code=False,
+) -> Path:
     """Run the notebooks that changed and write the report; returns the path of its index.html.
 
     data, out : corpus and report folder (default: as `find_corpus` and `out_folder` choose)
@@ -72,9 +82,11 @@ def run_series(
     with _alone_in(out):
         state = load_state(out)
         state["corpus"] = {
-            "name": corpus.name, "sample": corpus.is_sample, "root": str(corpus.root),
+            "name": corpus.name,
+            "sample": corpus.is_sample,
+            "root": str(corpus.root),
             "counts": corpus.describe().to_dict("records"),
-        }  # fmt: skip
+        }
         _sign(state, author, course)
         try:
             _run_all(chosen, series, given, corpus, out, state, fresh)
@@ -274,11 +286,18 @@ def _execute(path: Path, target: Path, own: dict, progress: Progress):
         try:
             with _kernel_environment():
                 papermill.execute_notebook(
-                    path, running, own, cwd=path.parent, kernel_name="python3", language="python",
-                    progress_bar=False, start_timeout=KERNEL_START, on_cell_start=progress.cell,
+                    path,
+                    running,
+                    own,
+                    cwd=path.parent,
+                    kernel_name="python3",
+                    language="python",
+                    progress_bar=False,
+                    start_timeout=KERNEL_START,
+                    on_cell_start=progress.cell,
                     # Kernels listen on this machine alone: no word on unencrypted channels.
                     extra_arguments=["--log-level=CRITICAL"],
-                )  # fmt: skip
+                )
         except papermill.PapermillExecutionError as error:
             if error.ename == "KeyboardInterrupt":
                 raise KeyboardInterrupt from None
