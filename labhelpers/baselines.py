@@ -12,7 +12,6 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-from joblib import Parallel, delayed
 from scipy.signal import stft
 from scipy.stats import skew
 from sklearn.metrics.pairwise import rbf_kernel
@@ -154,14 +153,12 @@ def join(blocks: dict[str, np.ndarray]) -> np.ndarray:
 # --- descriptors ----------------------------------------------------------------------------------
 
 
-def descriptors(ds: SpectrogramDataset, jobs: int = 1) -> dict[str, np.ndarray]:
+def descriptors(ds: SpectrogramDataset) -> dict[str, np.ndarray]:
     """Block name -> (N, d) of full-length clips; all 140 rows are used. Notebook: 08."""
     fused = ds.with_features("fused")
-    clips = (fused[i][0].numpy() for i in range(len(fused)))
-    described = Parallel(n_jobs=jobs)(delayed(describe_clip)(clip) for clip in clips)
-    return {
-        name: np.nan_to_num(np.array([blocks[name] for blocks in described])) for name in BLOCKS
-    }
+    clips = [describe_clip(fused[i][0].numpy()) for i in range(len(fused))]
+    blocks = {name: np.array([clip[name] for clip in clips]) for name in BLOCKS}
+    return {name: np.nan_to_num(block) for name, block in blocks.items()}
 
 
 def describe_clip(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -354,5 +351,7 @@ def _templates() -> np.ndarray:
 def timbre(mel: np.ndarray) -> np.ndarray:
     """Statistics of 20 MFCCs, and the correlations between the first 12 (126,)."""
     mfcc = librosa.feature.mfcc(S=mel.T, n_mfcc=20).T
-    correlation = np.corrcoef(mfcc[:, :12].T) if len(mfcc) > 1 else np.zeros((12, 12))
+    correlation = np.zeros((12, 12))
+    if len(mfcc) > 1:
+        correlation = np.corrcoef(mfcc[:, :12].T)
     return np.concatenate([*moments(mfcc), correlation[np.triu_indices(12, 1)]])

@@ -145,8 +145,9 @@ class SpectrogramDataset(torch.utils.data.Dataset):
         if isinstance(positions, torch.Tensor):
             positions = positions.cpu()
         positions = np.asarray(positions)
-        rows = self.clips[positions] if positions.dtype == bool else self.clips.iloc[positions]
-        part.clips = rows.reset_index(drop=True)
+        if positions.dtype == bool:
+            positions = np.flatnonzero(positions)
+        part.clips = self.clips.iloc[positions].reset_index(drop=True)
         return part
 
     def select(self, ids: list[str]) -> SpectrogramDataset:
@@ -226,9 +227,10 @@ def genre_classes(corpus: Corpus, split: str, beat: bool) -> tuple[pd.DataFrame,
     table = corpus.labels("genre", split, beat)
     table["genre"] = table["genre"].map(corpus.mapping)
     table = table.dropna(subset="genre").reset_index(drop=True)
-    known = table if split == "train" else corpus.labels("genre", "train", beat)
-    names = known["genre"] if split == "train" else known["genre"].map(corpus.mapping)
-    classes = sorted(names.dropna().unique())
+    known = table["genre"]
+    if split != "train":
+        known = corpus.labels("genre", "train", beat)["genre"].map(corpus.mapping)
+    classes = sorted(known.dropna().unique())
     where = corpus.folder("genre", beat) / f"{split}_labels.txt"
     if table.empty:
         raise CorpusError(
@@ -460,7 +462,9 @@ def train_val_split(ds: SpectrogramDataset, fraction: float = 0.2, seed: int = 0
 
 
 def _stratum_name(ds: SpectrogramDataset, stratum: int) -> str:
-    return ds.classes[stratum] if ds.task == "genre" else "an affect quarter"
+    if ds.task == "genre":
+        return ds.classes[stratum]
+    return "an affect quarter"
 
 
 def held_out_split(ds: SpectrogramDataset, seed: int = 0):

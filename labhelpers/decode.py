@@ -171,7 +171,9 @@ def _mp3_frames(data: bytearray, start: int) -> list[tuple[int, int]]:
         else:
             at = data.find(b"\xff", at + 1)
     covered = sum(size for _, size in frames)
-    return frames if covered > (len(data) - start) / 2 else []
+    if covered <= (len(data) - start) / 2:
+        return []
+    return frames
 
 
 def _mp3_size(header: bytes) -> int:
@@ -182,7 +184,10 @@ def _mp3_size(header: bytes) -> int:
     bitrate, rate, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
     if version == 1 or layer != 1 or bitrate in (0, 15) or rate == 3:
         return 0
-    table, samples = (BITRATES[3], 1152) if version == 3 else (BITRATES[2], 576)
+    if version == 3:
+        table, samples = BITRATES[3], 1152
+    else:
+        table, samples = BITRATES[2], 576
     return samples // 8 * 1000 * table[bitrate] // RATES[version][rate] + padding
 
 

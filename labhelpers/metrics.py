@@ -52,7 +52,9 @@ def rho(y, pred) -> float:
     a, b = rankdata(y), rankdata(pred)
     a, b = a - a.mean(), b - b.mean()
     norm = np.sqrt(a @ a * (b @ b))
-    return 0.0 if norm == 0 else float(a @ b / norm)
+    if norm == 0:
+        return 0.0
+    return float(a @ b / norm)
 
 
 def mean_rho(y, pred) -> float:
@@ -159,8 +161,9 @@ def verdict(difference: Difference) -> str:
 
 def as_runs(predictions) -> list[np.ndarray]:
     """One array a seed; a single prediction is a list of one."""
-    several = isinstance(predictions, (list, tuple))
-    return [np.asarray(run) for run in (predictions if several else [predictions])]
+    if not isinstance(predictions, (list, tuple)):
+        predictions = [predictions]
+    return [np.asarray(run) for run in predictions]
 
 
 def over_seeds(metric, y: np.ndarray, runs: list[np.ndarray], clips=slice(None)) -> np.ndarray:
@@ -280,6 +283,8 @@ def affect_rows(
     """
     rows = []
     for axis, estimate in found.items():
-        task, metric = ("affect", "mean_spearman") if axis == "mean" else (axis, "spearman")
-        rows += result_rows(model, task, input, test_set, baseline, **{metric: estimate})
+        if axis == "mean":
+            rows += result_rows(model, "affect", input, test_set, baseline, mean_spearman=estimate)
+        else:
+            rows += result_rows(model, axis, input, test_set, baseline, spearman=estimate)
     return rows

@@ -129,9 +129,14 @@ class LSTMBackbone(Backbone):
         self.pooling, self.frames_per_step, self.cepstra = pooling, frames_per_step, cepstra
         directions = 1 + bidirectional
         width = hidden * directions
-        inputs = n_features - N_MELS + cepstra if cepstra else n_features
-        inputs = inputs if frames_per_step == 1 else 2 * inputs
-        self.out_features = width if pooling == "last" else 2 * width
+        inputs = n_features
+        if cepstra:
+            inputs = inputs - N_MELS + cepstra
+        if frames_per_step > 1:
+            inputs = 2 * inputs
+        self.out_features = width
+        if pooling == "mean+max":
+            self.out_features = 2 * width
         self.layers = nn.ModuleList()
         for size in [inputs] + [width] * (layers - 1):
             layer = [nn.LSTM(size, hidden, batch_first=True) for _ in range(directions)]
@@ -459,7 +464,9 @@ class MultitaskRegressor(Model):
         )
         self.axes, self.weighting = list(axes), weighting
         self.genre_classes, self.genre_weight = classes, genre_weight
-        sizes = [1] * len(self.axes) + ([len(classes)] if classes else [])
+        sizes = [1] * len(self.axes)
+        if classes:
+            sizes.append(len(classes))
         self.heads = nn.ModuleList(nn.Linear(backbone.out_features, size) for size in sizes)
         self.register_buffer("scale", torch.ones(len(self.axes)))
         learned = weighting == "uncertainty"

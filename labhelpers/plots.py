@@ -117,8 +117,10 @@ def drawn(fig, digits: int | None = 3) -> str:
                 lines.append(f"  ticks: {', '.join(names)}")
         for kind, values in _artists(ax):
             shape = "x".join(map(str, np.shape(values)))
-            numbers = "" if digits is None else _statistics(values, digits)
-            lines.append(f"  {kind} {shape}{numbers}")
+            line = f"  {kind} {shape}"
+            if digits is not None:
+                line += _statistics(values, digits)
+            lines.append(line)
     return "\n".join(lines)
 
 
@@ -153,7 +155,9 @@ def _artists(ax):
 def _named(kind: str, artist) -> str:
     """With the name that a legend gives it; matplotlib's own begin with an underscore."""
     name = str(artist.get_label())
-    return kind if not name or name.startswith("_") else f"{kind} ({name})"
+    if not name or name.startswith("_"):
+        return kind
+    return f"{kind} ({name})"
 
 
 def _statistics(values, digits: int) -> str:
@@ -180,7 +184,9 @@ def table(frame: pd.DataFrame, caption: str, best=(), digits: int = 3, index: bo
     for name in frame:
         text[name] = [_cell(value, digits) for value in frame[name]]
     rich = text.map(html.escape)
-    for name in [best] if isinstance(best, str) else best:
+    if isinstance(best, str):
+        best = [best]
+    for name in best:
         row = pd.to_numeric(frame[name], errors="coerce").argmax()
         column = rich.columns.get_loc(name)
         rich.iloc[row, column] = f"<strong>{rich.iloc[row, column]}</strong>"
@@ -192,9 +198,11 @@ def table(frame: pd.DataFrame, caption: str, best=(), digits: int = 3, index: bo
 
 
 def _cell(value, digits: int) -> str:
-    if isinstance(value, (float, np.floating)):
-        return "–" if np.isnan(value) else f"{value:.{digits}f}"
-    return str(value)
+    if not isinstance(value, (float, np.floating)):
+        return str(value)
+    if np.isnan(value):
+        return "–"
+    return f"{value:.{digits}f}"
 
 
 def player(samples, caption: str, seconds: float = 5.0) -> None:
@@ -219,7 +227,9 @@ def player(samples, caption: str, seconds: float = 5.0) -> None:
 
 
 def _axes(ax):
-    return plt.subplots(figsize=(6, 3.5))[1] if ax is None else ax
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 3.5))
+    return ax
 
 
 def plot_spectrogram(
@@ -242,11 +252,13 @@ def plot_spectrogram(
         "mel": {"cmap": DB_MAP, "vmin": -80, "vmax": 0, "fmax": SAMPLE_RATE / 2},
         "chroma": {"cmap": SHARE_MAP, "vmin": 0, "vmax": 1},
     }
-    grid = {} if beat_synced else {"sr": SAMPLE_RATE, "hop_length": HOP_LENGTH, "x_axis": "time"}
+    grid, xlabel = {"sr": SAMPLE_RATE, "hop_length": HOP_LENGTH, "x_axis": "time"}, "time (s)"
+    if beat_synced:
+        grid, xlabel = {}, "beat number"
     # A writable copy: librosa 0.11 has crashed on read-only arrays.
     picture = librosa.display.specshow(np.array(S), y_axis=kind, ax=ax, **looks[kind], **grid)
     names = {"mel": "frequency (Hz, mel scale)", "chroma": "pitch class"}
-    ax.set(title=title, xlabel="beat number" if beat_synced else "time (s)", ylabel=names[kind])
+    ax.set(title=title, xlabel=xlabel, ylabel=names[kind])
     if beat_synced:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if beats is not None:
@@ -264,8 +276,9 @@ def plot_spectrogram(
 def plot_class_counts(counts: pd.Series, ax=None, *, title: str = "", colours=None):
     """Draw the number of clips of each class as bars, in the order of `counts`. Notebook: 04."""
     ax = _axes(ax)
-    colours = [COLOURS[0]] * len(counts) if colours is None else list(colours)
-    bars = ax.barh(counts.index[::-1], counts.to_numpy()[::-1], color=colours[::-1])
+    if colours is None:
+        colours = [COLOURS[0]] * len(counts)
+    bars = ax.barh(counts.index[::-1], counts.to_numpy()[::-1], color=list(colours)[::-1])
     ax.bar_label(bars, padding=2, fontsize=8)
     ax.set(title=title, xlabel="clips")
     ax.margins(x=0.12)

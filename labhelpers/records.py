@@ -10,8 +10,9 @@ import json
 import math
 import os
 import platform
+import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 from .corpora.find import KAGGLE_INPUT, attached, find_attached, kaggle_reports
 from .corpora.layout import AFFECT, Corpus, CorpusError
 from .files import project_root, write_text
+from .metrics import Estimate
 
 PACKAGES = (
     "torch",
@@ -31,20 +33,8 @@ PACKAGES = (
     "matplotlib",
     "seaborn",
 )
-RESULT_FIELDS = {
-    "model",
-    "task",
-    "input",
-    "set",
-    "metric",
-    "baseline",
-    "value",
-    "low",
-    "high",
-    "deviation",
-    "seeds",
-    "n",
-}
+RESULT_FIELDS = {"model", "task", "input", "set", "metric", "baseline"}
+RESULT_FIELDS |= {number.name for number in fields(Estimate)}
 RECORD_FIELDS = {
     "notebook": str,
     "corpus": dict,
@@ -126,8 +116,9 @@ def out_folder(corpus: Corpus, out: str | Path | None = None) -> Path:
     On Kaggle that is under /kaggle/working, else in the checkout. Raises RunError.
     """
     if not out:
-        on_kaggle = KAGGLE_INPUT.is_dir() and os.access("/kaggle/working", os.W_OK)
-        top = Path("/kaggle/working") if on_kaggle else project_root()
+        top = project_root()
+        if KAGGLE_INPUT.is_dir() and os.access("/kaggle/working", os.W_OK):
+            top = Path("/kaggle/working")
         out = top / "reports" / corpus.name
     folder = Path(out).expanduser().resolve()
     try:
@@ -216,9 +207,13 @@ def plain(value):
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
         # Nine digits keep every float32 apart: a tie would cost rank correlation.
-        return float(f"{value:.9g}") if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+        return float(f"{value:.9g}")
+    if value is None or isinstance(value, (str, int)):  # True is an int
+        return value
+    return str(value)
 
 
 def load_run(notebook: str, corpus: Corpus, out: Path) -> Run:
@@ -269,7 +264,7 @@ def read_run(path: Path) -> Run:
 def slug(name: str) -> str:
     """A file-name form of a model's name: "LSTM beat mel+" -> "lstm-beat-mel-plus"."""
     words = name.lower().replace("+", " plus ")
-    return "-".join("".join(c if c.isalnum() else " " for c in words).split())
+    return "-".join(re.findall(r"[^\W_]+", words))
 
 
 # --- submission -----------------------------------------------------------------------------------

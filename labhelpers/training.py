@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import html
-import itertools
 import math
 import random
 import time
@@ -143,9 +142,11 @@ def fit(
     interrupted training leaves the model at its best epoch so far, its history in `model.history`.
     """
     _check_counts(epochs=epochs, batch_size=batch_size, crop=crop)
-    device = pick_device(device) if isinstance(device, str) else device
+    if isinstance(device, str):
+        device = pick_device(device)
     splits = _moved(_listed(train), device)
-    val = None if val is None else _moved([val], device)[0]
+    if val is not None:
+        (val,) = _moved([val], device)
     state = start_training(
         model.to(device),
         splits,
@@ -156,7 +157,9 @@ def fit(
         weight_decay=weight_decay,
         dtype=half_type(device, half),
     )
-    history, kept = state["history"], state["average"].module if ema else model
+    history, kept = state["history"], model
+    if ema:
+        kept = state["average"].module
     arguments = fingerprint(
         model, splits, val, epochs, lr, batch_size, seed, crop, augment, ema, weight_decay, half
     )
@@ -214,7 +217,9 @@ def start_training(
     )
     # Gradients in float16 would vanish unless the loss is scaled up.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    decay = max(0.0, 1 - 1 / (steps * ema)) if ema else 0.0
+    decay = 0.0
+    if ema:
+        decay = max(0.0, 1 - 1 / (steps * ema))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     return {
         "model": model,
@@ -273,9 +278,12 @@ def alternate(splits: list[SpectrogramDataset], batch_size: int, crop: int | Non
     streams = [
         batches(split, batch_size, shuffle=True, crop=crop, device=device) for split in splits
     ]
-    turns = [[i] * math.ceil(len(split) / batch_size) for i, split in enumerate(splits)]
-    turns = list(itertools.chain(*turns))
-    order = torch.randperm(len(turns)) if len(splits) > 1 else range(len(turns))
+    turns = []
+    for i, split in enumerate(splits):
+        turns += [i] * math.ceil(len(split) / batch_size)
+    order = range(len(turns))
+    if len(splits) > 1:
+        order = torch.randperm(len(turns))
     for i in order:
         yield next(streams[turns[i]])
 
@@ -303,7 +311,9 @@ def keep_frozen_statistics(model: Model) -> None:
 
 
 def _listed(train) -> list[SpectrogramDataset]:
-    return list(train) if isinstance(train, (list, tuple)) else [train]
+    if isinstance(train, (list, tuple)):
+        return list(train)
+    return [train]
 
 
 def _check_counts(**counts) -> None:
@@ -351,7 +361,9 @@ def fingerprint(model: Model, splits, val, *arguments) -> str:
         digest.update(f"{name} {parameter.requires_grad}".encode())
     for value in model.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
-    for split in splits if val is None else [*splits, val]:
+    if val is not None:
+        splits = [*splits, val]
+    for split in splits:
         digest.update(repr((split.task, split.split, split.input_name, split.ids)).encode())
         digest.update(split.y.numpy().tobytes())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ EVERY = sorted(PACKAGE.rglob("*.py"))
 CALLED = [path for path in EVERY if "series" not in path.parts]  # what notebooks may call
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Aimed at: 2,500 lines, 11 nodes a line, 15 conditional expressions and 7 nested comprehensions.
-LIMITS = {"code lines": 3215, "nodes a line": 11.1, "conditional expressions": 23, "nested": 5}
+LIMITS = {"code lines": 3279, "nodes a line": 10.9, "conditional expressions": 8, "nested": 5}
 
 
 def name_of(path):

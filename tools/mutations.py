@@ -175,8 +175,8 @@ MUTATIONS: dict[str, list[Wrong]] = {
         ),
         Wrong(
             "classes of the test split",
-            'known = table if split == "train" else',
-            "known = table if split == split else",
+            'if split != "train":',
+            "if split != split:",
             "test_datasets.py",
         ),
         Wrong(
@@ -377,8 +377,8 @@ MUTATIONS: dict[str, list[Wrong]] = {
         ),
         Wrong(
             "raw weights kept instead of the average",
-            'state["average"].module if ema else model',
-            "model",
+            'kept = state["average"].module',
+            "kept = model",
             "test_training.py -k average",
         ),
         Wrong(
@@ -619,8 +619,8 @@ MUTATIONS: dict[str, list[Wrong]] = {
         ),
         Wrong(
             "figures that are not compared",
-            'numbers = "" if digits is None else',
-            'numbers = "" if True else',
+            "if digits is not None:",
+            "if False:",
             "test_plots.py",
         ),
     ],

@@ -100,7 +100,10 @@ def mounts() -> list[Path]:
     deeper = {"notebooks": "*/*", "datasets": "*/*", "competitions": "*"}
     found = []
     for top in _folders(KAGGLE_INPUT):
-        found += sorted(top.glob(deeper[top.name])) if top.name in deeper else [top]
+        if top.name in deeper:
+            found += sorted(top.glob(deeper[top.name]))
+        else:
+            found.append(top)
     return found
 
 

@@ -141,7 +141,9 @@ class Corpus:
         there = table["id"].isin(files.keys())
         if not there.all():
             absent = table["id"][~there].tolist()
-            shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+            shown = ", ".join(absent[:5])
+            if len(absent) > 5:
+                shown += ", …"
             warnings.warn(
                 f"{label_file}: {len(absent)} of {len(table)} listed clips are absent from "
                 f"{folder / split} and left out ({shown}); restore the files or unlist them",
@@ -310,7 +312,9 @@ def _share(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if 0 <= value <= 1 else None
+    if 0 <= value <= 1:
+        return value
+    return None
 
 
 def read_groups(path: Path) -> dict[str, str]:
@@ -390,9 +394,10 @@ def load_array(path: Path) -> np.ndarray:
         shape, fortran, dtype = _header(path, stream)
         wanted = shape[0] * shape[1] * dtype.itemsize
         data = _read(path, stream, wanted + 1)
-    if len(data) != wanted:
-        problem = "truncated" if len(data) < wanted else "longer than its header says"
-        raise CorpusError(f"{path}: the array is {problem}; {AGAIN}")
+    if len(data) < wanted:
+        raise CorpusError(f"{path}: the array is truncated; {AGAIN}")
+    if len(data) > wanted:
+        raise CorpusError(f"{path}: the array is longer than its header says; {AGAIN}")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
@@ -408,7 +413,9 @@ def array_shape(path: Path) -> tuple[int, int]:
 
 def _open(path: Path):
     try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+        if path.suffix == ".gz":
+            return gzip.open(path, "rb")
+        return open(path, "rb")
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from None
 

@@ -69,15 +69,13 @@ LEAD = {
     "synth": (0.7, False, 0.05, 0.005, 0.5, 0.60, 67, False),
     "square": (0.9, True, 0.00, 0.002, 0.6, 0.80, 72, False),
 }
-VOWELS = np.array(
-    [  # Hz of three formants
-        [730, 1090, 2440],
-        [270, 2290, 3010],
-        [570, 840, 2410],
-        [530, 1840, 2480],
-        [300, 870, 2240],
-    ]
-)
+VOWELS = [  # Hz of three formants
+    (730, 1090, 2440),
+    (270, 2290, 3010),
+    (570, 840, 2410),
+    (530, 1840, 2480),
+    (300, 870, 2240),
+]
 WAVE = 4096  # samples of one period
 
 
@@ -105,7 +103,9 @@ def render(style: dict, rng: np.random.Generator) -> np.ndarray:
 
 def _unit(track: np.ndarray) -> np.ndarray:
     rms = np.sqrt(np.mean(track**2))
-    return track / rms if rms > 0 else track
+    if rms == 0:
+        return track
+    return track / rms
 
 
 def _filter(track: np.ndarray, hertz, kind: str) -> np.ndarray:
@@ -139,7 +139,9 @@ def _drums(style: dict, rng: np.random.Generator) -> np.ndarray:
             if start < 0 or rng.random() < 0.07 or (bar == rest and sound is not hat):
                 continue
             at = int(start * SAMPLE_RATE)
-            accent = rng.uniform(0.6, 1) * (1 if i % 4 == 0 else 0.8)
+            accent = rng.uniform(0.6, 1)
+            if i % 4 != 0:  # between the beats
+                accent *= 0.8
             end = min(N, at + len(t))
             out[at:end] += level * accent * sound[: end - at]
     return out
@@ -193,7 +195,9 @@ def _waves(spectrum, hertz: float) -> np.ndarray:
 def _scale(style: dict) -> list[int]:
     if style["chords"] == "blues":
         return [0, 2, 4, 5, 7, 9, 10]
-    return [0, 2, 4, 5, 7, 9, 11] if style["major"] else [0, 2, 3, 5, 7, 8, 10]
+    if style["major"]:
+        return [0, 2, 4, 5, 7, 9, 11]
+    return [0, 2, 3, 5, 7, 8, 10]
 
 
 def _semitones(scale: list[int], degree: int) -> int:
@@ -236,7 +240,9 @@ def _comp(style: dict, rng: np.random.Generator) -> np.ndarray:
     notes = [note for note in notes if note[0] < SECONDS]
     track = _play(notes, lambda k, _: k ** -style["tilt"], rng, attack, decay)
     gain = 25 * min(style["drive"], 1) ** 2
-    return _filter(np.tanh(gain * _unit(track)), 6000, "lowpass") if gain > 0.5 else track
+    if gain <= 0.5:
+        return track
+    return _filter(np.tanh(gain * _unit(track)), 6000, "lowpass")
 
 
 def _bass(style: dict, rng: np.random.Generator) -> np.ndarray:
@@ -244,10 +250,12 @@ def _bass(style: dict, rng: np.random.Generator) -> np.ndarray:
     steps = {"eighths": 1.8, "offbeat": 1.8, "walk": 3.5}.get(line, 7)
     for bar, i, start in _grid(style, BASS[line], rng):
         chord = _chord(style, degrees[bar % 4])
-        pitch = chord[(i // 4) % len(chord)] if line == "walk" else chord[0]
+        pitch = chord[0]
+        if line == "walk":
+            pitch = chord[(i // 4) % len(chord)]
         pitch = pitch - 12 - 12 * (pitch > 55)
         notes.append((start, steps * 15 / style["bpm"], pitch, rng.uniform(0.7, 1)))
-    tilt = 3.0 if line == "sub" else 1.6
+    tilt = {"sub": 3.0}.get(line, 1.6)
     return _play(notes, lambda k, _: k**-tilt, rng, 0.006, 0.9)
 
 
@@ -273,7 +281,9 @@ def _lead(style: dict, rng: np.random.Generator) -> np.ndarray:
         notes.append((start, rng.choice([1.8, 1.8, 3.8]) * 15 / style["bpm"], pitch, level))
 
     def spectrum(k, hertz):
-        levels = k**-tilt * (k % 2 if odd else 1)
+        levels = k**-tilt
+        if odd:
+            levels = levels * (k % 2)
         if not formants:
             return levels
         vowel = VOWELS[rng.integers(len(VOWELS))]

@@ -72,7 +72,9 @@ def write_labels(out: Path, table: pd.DataFrame, answers: str = ANSWERS) -> None
 
 def _below(path: Path, folder: Path) -> Path:
     """A path relative to a folder that holds it."""
-    return path.relative_to(folder) if path.is_relative_to(folder) else path
+    if path.is_relative_to(folder):
+        return path.relative_to(folder)
+    return path
 
 
 def _write_table(path: Path, header: str, rows: pd.DataFrame, empty: bool = False) -> None:
@@ -103,10 +105,12 @@ def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = Non
     if len(todo) > 1 and jobs != 1:
         fill_numba_cache()
     with ExitStack() as stack:
+        backend = "loky"
         if dask:
             stack.enter_context(_dask_client(dask))
-        stack.enter_context(parallel_config(backend="dask" if dask else "loky"))
-        pool = Parallel(-1 if dask else jobs, batch_size=1, return_as="generator_unordered")
+            backend, jobs = "dask", -1
+        stack.enter_context(parallel_config(backend=backend))
+        pool = Parallel(jobs, batch_size=1, return_as="generator_unordered")
         results = pool(delayed(_one_thread)(work, job) for job in todo)
         silent = not (progress and todo)
         # A terminal's line is rewritten; a log, where each would stay, gets one in half a minute.
