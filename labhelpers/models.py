@@ -363,13 +363,13 @@ class Model(nn.Module):
 class Classifier(Model):
     """Genre: outputs are logits (B, n_classes), predictions their softmax. Notebook: 05.
 
-    classes : names in the order of the codes; label_smoothing : share of a target spread over all
+    classes : names in the order of the codes
     """
 
-    def __init__(self, backbone: Backbone, classes, label_smoothing=0.0):
+    def __init__(self, backbone: Backbone, classes):
         classes = [str(name) for name in classes]  # NumPy's strings would not load weights-only
-        super().__init__(backbone, classes=classes, label_smoothing=label_smoothing)
-        self.classes, self.label_smoothing = classes, label_smoothing
+        super().__init__(backbone, classes=classes)
+        self.classes = classes
         self.head = nn.Linear(backbone.out_features, len(classes))
 
     def targets(self, y: torch.Tensor) -> torch.Tensor:
@@ -377,7 +377,7 @@ class Classifier(Model):
         return F.one_hot(y, len(self.classes)).float()
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(outputs, targets)
 
     def decode(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.softmax(-1)
@@ -386,11 +386,7 @@ class Classifier(Model):
         return predictions.clamp(min=1e-7).log()
 
 
-REGRESSION_LOSSES = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "bce": F.binary_cross_entropy,
-}
+REGRESSION_LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "bce": F.binary_cross_entropy}
 
 
 class Regressor(Model):

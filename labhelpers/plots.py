@@ -25,16 +25,7 @@ from .audio import HOP_LENGTH, SAMPLE_RATE
 
 DB_MAP = "magma"
 SHARE_MAP = "viridis"
-COLOURS = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#999999",
-]
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
 HEAVY = 60_000  # bytes of a picture above which it makes do with fewer colours
 SHARPNESS = 1.8  # pixels drawn for each pixel of the page: sharp on today's screens, and in print
 
@@ -62,10 +53,9 @@ def use_style() -> None:
 # --- showing --------------------------------------------------------------------------------------
 
 
-def show(fig, caption: str, alt: str | None = None, digits: int | None = 3, key: bool = False):
+def show(fig, caption: str, digits: int | None = 3, key: bool = False):
     """Display a figure with its caption, and close it. Notebook: all.
 
-    alt : text for those who cannot see it (default: the caption)
     digits : the output's text holds the numbers drawn, to so many significant digits, so that nbval
         compares figures too; None for a figure of results that differ between machines
     key : the figure that stands for its notebook in the short report
@@ -75,7 +65,7 @@ def show(fig, caption: str, alt: str | None = None, digits: int | None = 3, key:
     picture = Image.open(stream).convert("RGB")
     width = round(picture.width / SHARPNESS)
     encoded = base64.b64encode(_compressed(picture)).decode()
-    image = {"alt": alt or caption, "width": width}
+    image = {"alt": caption, "width": width}
     text = f"Figure: {caption}\n{drawn(fig, digits)}"
     display(
         {"image/png": encoded, "text/plain": text},

@@ -23,16 +23,7 @@ from .corpora.layout import AFFECT, Corpus, CorpusError
 from .files import project_root, write_text
 from .metrics import Estimate
 
-PACKAGES = (
-    "torch",
-    "numpy",
-    "librosa",
-    "scikit-learn",
-    "scipy",
-    "pandas",
-    "matplotlib",
-    "seaborn",
-)
+PACKAGES = ("torch", "numpy", "librosa", "scikit-learn", "scipy", "pandas", "matplotlib", "seaborn")
 RESULT_FIELDS = {"model", "task", "input", "set", "metric", "baseline"}
 RESULT_FIELDS |= {number.name for number in fields(Estimate)}
 RECORD_FIELDS = {

@@ -418,11 +418,9 @@ def dry_run(model: Model, ds: SpectrogramDataset, *, n_batches=5, epochs=3, batc
 def overfit_batch(model: Model, ds: SpectrogramDataset, *, size=16, epochs=100, lr=3e-3, **options):
     """Train a copy on one batch until it knows it by heart: can it learn at all? Notebook: 05.
 
-    Dropout, label smoothing and weight decay, which keep a loss from reaching 0, are off. Returns
-    the losses.
+    Dropout and weight decay, which keep a loss from reaching 0, are off. Returns the losses.
     """
     twin = copy.deepcopy(model)
-    twin.label_smoothing = 0.0
     for module in twin.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

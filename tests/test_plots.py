@@ -186,11 +186,11 @@ def text_of(shown, draw, **options):
 
 
 def test_a_figure_is_shown_with_its_caption_and_closed(shown):
-    text = text_of(shown, DRAWN["forest"], alt="seen by nobody", key=True)
+    text = text_of(shown, DRAWN["forest"], key=True)
     (content, metadata), (caption, is_caption) = shown
     assert set(content) == {"image/png", "text/plain"} and text.startswith("Figure: A caption.\n")
     assert metadata["caption"] == "A caption." and metadata["key"] is True
-    assert metadata["image/png"]["alt"] == "seen by nobody"
+    assert metadata["image/png"]["alt"] == "A caption."
     assert caption["text/markdown"] == "*Figure: A caption.*" and is_caption == {"is_caption": True}
     assert plt.get_fignums() == []
 

@@ -355,7 +355,6 @@ def test_a_frozen_backbone_does_not_move(genre):
 @pytest.mark.parametrize("make", [lstm, cnn])
 def test_one_batch_can_be_learned_by_heart(genre, make):
     model = make(genre[0])
-    model.label_smoothing = 0.1
     before = weights(model)
     losses = overfit_batch(model, genre[0], size=8, epochs=40, lr=0.02)
     assert len(losses) == 40 and losses[-1] < 0.05 < 0.5 < losses[0]

@@ -304,9 +304,6 @@ MUTATIONS: dict[str, list[Wrong]] = {
             "weights_only=False)\n        model = build",
             "test_models.py",
         ),
-        Wrong(
-            "no label smoothing", ", label_smoothing=self.label_smoothing)", ")", "test_models.py"
-        ),
     ],
     "labhelpers/training.py": [
         Wrong(

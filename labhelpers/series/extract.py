@@ -15,14 +15,7 @@ import pandas as pd
 
 from ..audio import FRAME_RATE, AudioError, extract
 from ..corpora.layout import FOLDERS, MARKER, Corpus, CorpusError
-from ..corpora.write import (
-    SPLITS,
-    array_name,
-    clip_folders,
-    in_processes,
-    save_array,
-    write_labels,
-)
+from ..corpora.write import SPLITS, array_name, clip_folders, in_processes, save_array, write_labels
 from ..files import write_text
 from .music import Music, grouped, read_music
 
