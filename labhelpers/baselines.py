@@ -78,7 +78,7 @@ def svm_baseline(train: SpectrogramDataset, test: SpectrogramDataset) -> np.ndar
 
 
 def row_statistics(ds: SpectrogramDataset) -> np.ndarray:
-    """(N, 3 F): mean, deviation, mean absolute frame-to-frame change of a row. Notebook: 06."""
+    """(N, 3 F): mean, deviation, mean absolute change between frames. Notebooks: 06, 08."""
     clips = [ds[i][0].cpu().numpy() for i in range(len(ds))]
     return np.array([np.concatenate(moments(clip)) for clip in clips])
 
@@ -139,14 +139,14 @@ def likeness(a: np.ndarray, b: np.ndarray, ends) -> np.ndarray:
     """How alike clips are, (N, d) and (M, d) -> (N, M): the mean over blocks that end at `ends`.
 
     A block's likeness is a Gaussian of its mean squared difference, so each block counts the same,
-    and clips that agree in one block alone are still a little alike.
+    and clips that agree in one block alone are still a little alike. Notebook: 08.
     """
     pairs = zip(np.split(a, ends, axis=1), np.split(b, ends, axis=1), strict=True)
     return np.mean([rbf_kernel(ours, theirs) for ours, theirs in pairs], axis=0)
 
 
 def join(blocks: dict[str, np.ndarray]) -> np.ndarray:
-    """The blocks side by side, (N, d)."""
+    """The blocks side by side, (N, d). Notebook: 08."""
     return np.concatenate(list(blocks.values()), axis=1)
 
 
@@ -175,14 +175,17 @@ def describe_clip(x: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def moments(x: np.ndarray) -> list[np.ndarray]:
-    """Mean, deviation and mean absolute frame-to-frame change of each column of (T, d)."""
+    """Mean, deviation and mean absolute frame-to-frame change of each column of (T, d).
+
+    Notebook: 08.
+    """
     changes = np.abs(np.diff(x, axis=0, prepend=x[:1]))
     change = changes.sum(0) / max(len(x) - 1, 1)
     return [x.mean(0), x.std(0), change]
 
 
 def modulation_spectrum(mel: np.ndarray) -> np.ndarray:
-    """Log strength of 10 modulation rates in 16 bands of mel rows (160,)."""
+    """Log strength of 10 modulation rates in 16 bands of mel rows (160,). Notebook: 08."""
     bands = mel.reshape(len(mel), 16, -1).mean(2)
     bands = np.maximum(bands, -60)  # below -60 dB only noise moves
     window = min(256, len(bands))
@@ -196,7 +199,10 @@ def modulation_spectrum(mel: np.ndarray) -> np.ndarray:
 
 
 def rhythm(mel: np.ndarray) -> np.ndarray:
-    """Pulse and shape of three onset envelopes: all rows, the lowest 20, the highest 38 (24,)."""
+    """Pulse and shape of three onset envelopes: all rows, the lowest 20, the highest 38 (24,).
+
+    Notebook: 08.
+    """
     rise = np.maximum(np.diff(mel, axis=0, prepend=mel[:1]), 0)
     bands = (rise, rise[:, :20], rise[:, 90:])
     return np.concatenate([_pulse(band.mean(1)) for band in bands])
@@ -232,7 +238,10 @@ def _pulse(envelope: np.ndarray) -> np.ndarray:
 
 
 def dynamics(mel: np.ndarray) -> np.ndarray:
-    """Level, brightness, spread and flatness over time: five statistics each (20,)."""
+    """Level, brightness, spread and flatness over time: five statistics each (20,).
+
+    Notebook: 08.
+    """
     power, rows = 10 ** (mel / 10), np.arange(N_MELS)
     total = power.sum(1)
     centroid = power @ rows / total
@@ -244,7 +253,10 @@ def dynamics(mel: np.ndarray) -> np.ndarray:
 
 
 def tonality(chroma: np.ndarray) -> np.ndarray:
-    """Fit to major and minor keys, clarity of harmony, profile from the tonic, intervals (32,)."""
+    """Fit to major and minor keys, clarity of harmony, profile from the tonic, intervals (32,).
+
+    Notebook: 08.
+    """
     profile = chroma.mean(0)
     major, minor = key_fit(profile)
     begins = range(0, max(1, len(chroma) - 127), 64)
@@ -298,7 +310,10 @@ def key_fit(profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chords(chroma: np.ndarray) -> np.ndarray:
-    """How well chords and scales fit windows of 1/4, 1 and 4 s, and how they change (69,)."""
+    """How well chords and scales fit windows of 1/4, 1 and 4 s, and how they change (69,).
+
+    Notebook: 08.
+    """
     templates = _templates()
     return np.concatenate([_chords_of(chroma, frames, templates) for frames in CHORD_WINDOWS])
 
@@ -349,7 +364,7 @@ def _templates() -> np.ndarray:
 
 
 def timbre(mel: np.ndarray) -> np.ndarray:
-    """Statistics of 20 MFCCs, and the correlations between the first 12 (126,)."""
+    """Statistics of 20 MFCCs, and the correlations between the first 12 (126,). Notebook: 08."""
     mfcc = librosa.feature.mfcc(S=mel.T, n_mfcc=20).T
     correlation = np.zeros((12, 12))
     if len(mfcc) > 1:

@@ -77,7 +77,7 @@ def even_starts(lengths: torch.Tensor, crop: int, n: int = N_WINDOWS) -> torch.T
 def cut(ds: SpectrogramDataset, positions, starts, frames: int) -> torch.Tensor:
     """Windows x (B, frames, F) at `starts` (B,) of the clips at `positions` (B,) of the array.
 
-    What lies behind a clip's end is silence, as the array is padded.
+    What lies behind a clip's end is silence, as the array is padded. Notebook: 07.
     """
     if ds.array.device.type == "cpu":
         # Clip by clip: a window is contiguous in the mapped file, the clip around it is not read.

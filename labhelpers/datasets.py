@@ -195,7 +195,7 @@ class SpectrogramDataset(torch.utils.data.Dataset):
 
 
 def union(a: SpectrogramDataset, b: SpectrogramDataset) -> SpectrogramDataset:
-    """The clips of both, which are parts of one split, in the split's order. Notebook: 05."""
+    """The clips of both, which are parts of one split, in the split's order. Notebooks: 05, 08."""
     if a.array is not b.array:
         raise ValueError("these are parts of different splits; load their union from the corpus")
     whole = copy.copy(a)
@@ -205,7 +205,10 @@ def union(a: SpectrogramDataset, b: SpectrogramDataset) -> SpectrogramDataset:
 
 
 def from_arrays(arrays: list[np.ndarray], ids: list[str], features="fused") -> SpectrogramDataset:
-    """Clips (140, T) that are not in a corpus, as a split without labels. For own files."""
+    """Clips (140, T) that are not in a corpus, as a split without labels. For own files.
+
+    Notebook: none (labhelpers predict).
+    """
     ds = SpectrogramDataset.__new__(SpectrogramDataset)
     ds.task, ds.split, ds.beat, ds.axes = "affect", "test", False, AFFECT
     ds.features, ds.columns = features, FEATURES[features]
@@ -247,7 +250,7 @@ def genre_classes(corpus: Corpus, split: str, beat: bool) -> tuple[pd.DataFrame,
 
 
 def room(device: torch.device) -> float:
-    """Bytes of a device's memory that a split may take."""
+    """Bytes of a device's memory that a split may take. Notebook: 05."""
     if device.type != "cuda":
         return math.inf
     return SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
@@ -401,7 +404,7 @@ def _fill(paths: list[Path], width: int, put) -> tuple[np.ndarray, list[CorpusEr
 
 
 def padded(clip: np.ndarray, width: int) -> np.ndarray:
-    """(140, T) -> (width, 140) with silence after it: -80 dB, chroma 0. Notebook: 04."""
+    """(140, T) -> (width, 140) with silence after it: -80 dB, chroma 0. Notebooks: 00, 04."""
     result = np.zeros((width, N_FEATURES), np.float32)
     result[:, :N_MELS] = SILENCE_DB
     result[: clip.shape[1]] = clip.T
@@ -411,7 +414,7 @@ def padded(clip: np.ndarray, width: int) -> np.ndarray:
 def cache_folder() -> Path | None:
     """Where arrays are cached, which may be deleted at any time; None where nothing can be written.
 
-    $LABHELPERS_CACHE, else the user's cache folder, else a temporary one.
+    $LABHELPERS_CACHE, else the user's cache folder, else a temporary one. Notebook: 04.
     """
     named = os.environ.get("LABHELPERS_CACHE")
     temporary = Path(tempfile.gettempdir()) / "labhelpers"
@@ -430,7 +433,10 @@ def cache_folder() -> Path | None:
 
 
 def strata(ds: SpectrogramDataset) -> np.ndarray:
-    """What splits are balanced by (N,): the class, or the quarter of the mean affect."""
+    """What splits are balanced by (N,): the class, or the quarter of the mean affect.
+
+    Notebook: 05.
+    """
     if ds.task == "genre":
         return ds.clips["code"].to_numpy()
     mean = ds.clips[list(AFFECT)].mean(axis=1)  # of all axes: a split is the same for each of them

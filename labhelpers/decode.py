@@ -28,11 +28,11 @@ RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8
 
 
 class AudioError(ValueError):
-    """A clip cannot be used; the message names it, what is wrong and what to do."""
+    """A clip cannot be used; the message names it, what is wrong and what to do. Notebook: 01."""
 
 
 def decode(path: Path, seconds: float | None = None, longest: float = np.inf):
-    """Samples ((channels, n) or (n,) float32) and their rate in Hz.
+    """Samples ((channels, n) or (n,) float32) and their rate in Hz. Notebook: 01.
 
     seconds : of a longer file, the middle that is read; None = all of it
     longest : seconds beyond which nothing is read
@@ -55,7 +55,10 @@ def decode(path: Path, seconds: float | None = None, longest: float = np.inf):
 
 
 def is_audio(path: Path) -> bool:
-    """Whether libsndfile knows the file for audio, from its first bytes."""
+    """Whether libsndfile knows the file for audio, from its first bytes.
+
+    Notebook: none (labhelpers extract).
+    """
     with suppress(Exception), soundfile.SoundFile(path) as file:
         return file.format != "RAW"
     return False

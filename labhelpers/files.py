@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: str | Path):
-    """A path beside `path` to write to, which is moved there at the end.
+    """A path beside `path` to write to, which is moved there at the end. Notebook: all.
 
     A kill leaves the old file or the new one. Raises OSError with a sentence.
     """
@@ -30,14 +30,17 @@ def atomic(path: str | Path):
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a UTF-8 text file atomically; returns its path. Raises OSError with a sentence."""
+    """Write a UTF-8 text file atomically; returns its path. Raises OSError with a sentence.
+
+    Notebook: all.
+    """
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
 
 
 def project_root() -> Path:
-    """The checkout that holds the package, else the current folder."""
+    """The checkout that holds the package, else the current folder. Notebook: all."""
     parent = Path(__file__).resolve().parents[1]
     is_checkout = (parent / "pyproject.toml").is_file() and os.access(parent, os.W_OK)
     return parent if is_checkout else Path.cwd()

@@ -69,7 +69,10 @@ def mean_rho(y, pred) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, its 95 % interval over `n` clips, and its deviation over seeds."""
+    """A mean over seeds, its 95 % interval over `n` clips, and its deviation over seeds.
+
+    Notebook: 06.
+    """
 
     value: float
     low: float
@@ -87,7 +90,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of two methods, its interval over clips, and how many seeds agree."""
+    """A paired difference of two methods, its interval over clips, and how many seeds agree.
+
+    Notebook: 06.
+    """
 
     value: float
     low: float
@@ -160,32 +166,32 @@ def verdict(difference: Difference) -> str:
 
 
 def as_runs(predictions) -> list[np.ndarray]:
-    """One array a seed; a single prediction is a list of one."""
+    """One array a seed; a single prediction is a list of one. Notebook: 06."""
     if not isinstance(predictions, (list, tuple)):
         predictions = [predictions]
     return [np.asarray(run) for run in predictions]
 
 
 def over_seeds(metric, y: np.ndarray, runs: list[np.ndarray], clips=slice(None)) -> np.ndarray:
-    """The metric of each seed's prediction, on some of the clips: (seeds,)."""
+    """The metric of each seed's prediction, on some of the clips: (seeds,). Notebook: 06."""
     return np.array([metric(y[clips], run[clips]) for run in runs])
 
 
 def spread(values) -> float:
-    """Deviation over seeds; NaN for a single one."""
+    """Deviation over seeds; NaN for a single one. Notebook: 06."""
     if len(values) == 1:
         return float("nan")
     return float(np.std(values, ddof=1))
 
 
 def interval(values) -> tuple[float, float]:
-    """The middle 95 % of resampled values."""
+    """The middle 95 % of resampled values. Notebook: 06."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def resamples(n: int, draws: int, seed: int, groups=None):
-    """Yield positions drawn with replacement: clips, or whole groups of clips. Notebook: 06."""
+    """Yield positions drawn with replacement: clips, or whole groups. Notebooks: 06, 10."""
     rng = np.random.default_rng(seed)
     codes = np.arange(n)
     if groups is not None:

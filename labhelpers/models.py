@@ -27,6 +27,7 @@ class Backbone(nn.Module):
     """A network from x (B, T, F) to features (B, out_features), behind a normalisation of each row.
 
     config : what `build_backbone` makes an untrained one of; it travels in checkpoints
+    Notebook: 05.
     """
 
     out_features: int
@@ -64,7 +65,7 @@ class Backbone(nn.Module):
 
 
 def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
-    """(B, frames) True where a frame is real, not padding."""
+    """(B, frames) True where a frame is real, not padding. Notebook: 05."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
@@ -204,7 +205,10 @@ class LSTMBackbone(Backbone):
 
 
 def reverse_frames(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Turn each sequence of x (B, T, F) around within its own length; padding stays at the end."""
+    """Turn each sequence of x (B, T, F) around within its own length; padding stays at the end.
+
+    Notebook: 05.
+    """
     frames = torch.arange(x.shape[1], device=x.device)
     mirrored = lengths[:, None] - 1 - frames
     turned = torch.where(mirrored >= 0, mirrored, frames)  # (B, T)
@@ -326,7 +330,7 @@ class CNNBackbone(Backbone):
 
 
 class Model(nn.Module):
-    """A backbone and a head, with the loss that trains it.
+    """A backbone and a head, with the loss that trains it. Notebook: 05.
 
     forward(x, lengths) -> outputs; targets(y) -> what `loss(outputs, targets)` takes;
     decode(outputs) -> predictions; encode(predictions) -> the outputs that are decoded to them.
@@ -522,7 +526,7 @@ def build_backbone(config: dict) -> Backbone:
 
 
 def build_model(config: dict) -> Model:
-    """An untrained model of a `config` as checkpoints carry it."""
+    """An untrained model of a `config` as checkpoints carry it. Notebook: 09a."""
     arguments = {**config}
     kind = MODELS[arguments.pop("kind")]
     return kind(build_backbone(arguments.pop("backbone")), **arguments)

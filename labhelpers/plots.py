@@ -97,6 +97,7 @@ def drawn(fig, digits: int | None = 3) -> str:
     """What a figure shows, in words and numbers: a line for each thing drawn in each axes.
 
     digits : significant digits of the numbers; None leaves the numbers out
+    Notebook: all.
     """
     lines = []
     for ax in fig.axes:

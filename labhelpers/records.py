@@ -43,12 +43,15 @@ HEADERS = {"full": ("Id.fused.full.npy.gz", "{}.fused.full.npy.gz"), "id": ("Id"
 
 
 class RunError(RuntimeError):
-    """A record is missing or does not fit; the message says which notebook to run."""
+    """A record is missing or does not fit; the message says which notebook to run.
+
+    Notebooks: 06 to 10.
+    """
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """How a model of a run reads clips, for those who use it later.
+    """How a model of a run reads clips, for those who use it later. Notebooks: 07, 10.
 
     checkpoint : the model's name in the run; features : its input
     crop : frames of the windows it averages over, None for whole clips
@@ -190,7 +193,7 @@ def save_run(
 
 
 def plain(value):
-    """The same in what JSON knows: NumPy's numbers as Python's, NaN as null."""
+    """The same in what JSON knows: NumPy's numbers as Python's, NaN as null. Notebook: all."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):
@@ -237,7 +240,10 @@ def load_run(notebook: str, corpus: Corpus, out: Path) -> Run:
 
 
 def read_run(path: Path) -> Run:
-    """The record in a file. Raises RunError when it is none, or an older version's."""
+    """The record in a file. Raises RunError when it is none, or an older version's.
+
+    Notebooks: 06 to 10.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         for field, kind in RECORD_FIELDS.items():
@@ -253,7 +259,10 @@ def read_run(path: Path) -> Run:
 
 
 def slug(name: str) -> str:
-    """A file-name form of a model's name: "LSTM beat mel+" -> "lstm-beat-mel-plus"."""
+    """A file-name form of a model's name: "LSTM beat mel+" -> "lstm-beat-mel-plus".
+
+    Notebook: all.
+    """
     words = name.lower().replace("+", " plus ")
     return "-".join(re.findall(r"[^\W_]+", words))
 

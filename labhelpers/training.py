@@ -355,7 +355,10 @@ def fit_seeds(make, train, val: SpectrogramDataset, *, seeds: int, epochs: int, 
 
 
 def fingerprint(model: Model, splits, val, *arguments) -> str:
-    """What makes two trainings the same one: arguments, clips, targets, and the first weights."""
+    """What makes two trainings the same one: arguments, clips, targets, and the first weights.
+
+    Notebook: 05.
+    """
     digest = hashlib.sha256(repr((model.config, arguments)).encode())
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {parameter.requires_grad}".encode())
@@ -504,7 +507,7 @@ class EpochLog:
     """The epochs of a training as one output that is rewritten as it goes, folded in a page.
 
     Its plain text is the same whatever happened, so that nbval does not compare it. Without a
-    notebook the lines are printed.
+    notebook the lines are printed. Notebook: 05.
     """
 
     def __init__(self, epochs: int, wanted: bool = True):

@@ -72,6 +72,7 @@ def locate(folder: Path, skip: str = "") -> Path | None:
     """The first folder at or below `folder` (breadth first, by name) with a corpus, or None.
 
     skip : the name of folders to pass by. Links are followed; no folder is looked into twice.
+    Notebook: 00.
     """
     level, seen = [folder], set()
     for _ in range(6):  # a corpus lies no deeper than that
@@ -96,7 +97,10 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def mounts() -> list[Path]:
-    """What is attached on Kaggle, by path: <slug>, or datasets/<owner>/<slug> and the like."""
+    """What is attached on Kaggle, by path: <slug>, or datasets/<owner>/<slug> and the like.
+
+    Notebook: 00.
+    """
     deeper = {"notebooks": "*/*", "datasets": "*/*", "competitions": "*"}
     found = []
     for top in _folders(KAGGLE_INPUT):
@@ -108,7 +112,10 @@ def mounts() -> list[Path]:
 
 
 def kaggle_reports(corpus_name: str) -> list[Path]:
-    """Where attached notebooks may have left a report on that corpus, by path."""
+    """Where attached notebooks may have left a report on that corpus, by path.
+
+    Notebooks: 06 to 10.
+    """
     return [mount / "reports" / corpus_name for mount in mounts()]
 
 

@@ -62,11 +62,14 @@ CLASS_MAPPING: dict[str, str | None] = {
 
 
 class CorpusError(ValueError):
-    """A corpus is wrong; the message names the file, what is wrong with it and what to do."""
+    """A corpus is wrong; the message names the file, what is wrong with it and what to do.
+
+    Notebook: 04.
+    """
 
 
 class CorpusWarning(UserWarning):
-    """A clip was left out; the message names it and why."""
+    """A clip was left out; the message names it and why. Notebook: 04."""
 
 
 @dataclass(frozen=True)
@@ -269,12 +272,12 @@ _NAME = re.compile(rf"({_ID})((\.(fused|full|beatsync))*\.npy(\.gz)?)?")
 
 
 def natural_key(text: str) -> list:
-    """Sort key by which "9" comes before "10"."""
+    """Sort key by which "9" comes before "10". Notebook: 04."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def read_genre_labels(path: Path, mapping: dict[str, str | None] = CLASS_MAPPING) -> pd.DataFrame:
-    """Columns id and genre (original name) from a tab-separated `Id Genre` file.
+    """Columns id and genre (original name) from a tab-separated `Id Genre` file. Notebook: 04.
 
     Raises CorpusError.
     """
@@ -290,7 +293,7 @@ def read_genre_labels(path: Path, mapping: dict[str, str | None] = CLASS_MAPPING
 
 
 def read_affect_labels(path: Path) -> pd.DataFrame:
-    """Columns id, valence, energy, danceability (0 to 1) from a comma-separated file.
+    """Columns id, valence, energy, danceability (0 to 1) from a comma-separated file. Notebook: 04.
 
     Raises CorpusError.
     """
@@ -318,7 +321,10 @@ def _share(text: str) -> float | None:
 
 
 def read_groups(path: Path) -> dict[str, str]:
-    """Clip id -> group (clips of one track share it); empty where there is no file."""
+    """Clip id -> group (clips of one track share it); empty where there is no file.
+
+    Notebook: 04.
+    """
     if not path.is_file():
         return {}
     return {clip: group for _, (clip, group) in _rows(path, ["Id", "Group"], "\t")}

@@ -101,7 +101,7 @@ MEAN, SPREAD = np.array([0.60, 1.00, 1.87]), np.array([0.59, 0.62, 0.93])
 def draw_style(genre: str, rng: np.random.Generator) -> dict:
     """The parameters of one clip: the genre's row, jittered, with some aspects borrowed.
 
-    Also its key, mode, and where in the bar it starts.
+    Also its key, mode, and where in the bar it starts. Notebook: 03.
     """
     style = GENRES.loc[genre].to_dict()
     for columns in ASPECTS.values():
@@ -121,7 +121,7 @@ def draw_style(genre: str, rng: np.random.Generator) -> dict:
 
 
 def affect(style: dict, rng: np.random.Generator) -> np.ndarray:
-    """Valence, energy, danceability (0-1) that follow from a style, plus noise.
+    """Valence, energy, danceability (0-1) that follow from a style, plus noise. Notebook: 00.
 
     They are spread as in the Echo Nest's table.
     """
@@ -145,7 +145,10 @@ def affect(style: dict, rng: np.random.Generator) -> np.ndarray:
 
 
 def plan_clips(seed: int) -> pd.DataFrame:
-    """Columns id, split, task, genre: what the sample holds, in shuffled order, ids from 1."""
+    """Columns id, split, task, genre: what the sample holds, in shuffled order, ids from 1.
+
+    Notebook: 00.
+    """
     rows = []
     for genre, n in GENRES["n"].items():
         rows += [("train", "genre", genre)] * round(n * SHARE)
@@ -181,7 +184,7 @@ def make_sample(out: str | Path, seed: int = 0, jobs: int = -1, progress: bool =
 
     The affect labels of the test clips go to `kept_aside/`, for step 10. The same seed gives the
     same arrays. Takes a minute on two cores; the folder appears only when it is whole. Returns it.
-    Raises CorpusError.
+    Raises CorpusError. Notebook: 00.
     """
     out = Path(out).expanduser().resolve()
     if (out / MARKER).exists():

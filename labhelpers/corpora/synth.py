@@ -80,7 +80,7 @@ WAVE = 4096  # samples of one period
 
 
 def render(style: dict, rng: np.random.Generator) -> np.ndarray:
-    """Samples (220500,) float64 in -0.9..0.9 of a style: 10 s at 22 050 Hz."""
+    """Samples (220500,) float64 in -0.9..0.9 of a style: 10 s at 22 050 Hz. Notebook: 00."""
     tracks = [
         (style["beat"], _drums(style, rng)),
         (0.55, _comp(style, rng)),

@@ -24,12 +24,15 @@ ANSWERS = FOLDERS["affect", False] + "/test_labels.txt"
 
 
 def array_name(clip: str) -> str:
-    """The file name of a clip's arrays."""
+    """The file name of a clip's arrays. Notebook: 00."""
     return f"{clip}.fused.full.npy"
 
 
 def clip_folders(row) -> list[tuple[str, bool]]:
-    """Folders that hold a clip's arrays (name, whether beat-synced), for a row of a clip table."""
+    """Folders that hold a clip's arrays (name, whether beat-synced), for a row of a clip table.
+
+    Notebook: 00.
+    """
     found = []
     for (task, beat), folder in FOLDERS.items():
         if pd.notna(getattr(row, TELLING[task], None)):
@@ -38,7 +41,10 @@ def clip_folders(row) -> list[tuple[str, bool]]:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an `.npy` atomically: a killed run leaves no half file under a clip's name."""
+    """Write an `.npy` atomically: a killed run leaves no half file under a clip's name.
+
+    Notebook: 00.
+    """
     with atomic(path) as partial, open(partial, "wb") as stream:
         np.save(stream, array, allow_pickle=False)
 
@@ -49,6 +55,7 @@ def write_labels(out: Path, table: pd.DataFrame, answers: str = ANSWERS) -> None
     table : columns id, split, source, and of genre, valence, energy, danceability, group those
         there are
     answers : where the affect labels of the test split go, relative to `out`
+    Notebook: 00.
     """
     table = table.reindex(columns=["id", *CLIP_COLUMNS])
     sources = [_below(Path(source), out) for source in table["source"]]
@@ -97,7 +104,7 @@ def _text(value) -> str:
 
 
 def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = None, progress=True):
-    """Yield (job, work(*job)) as jobs get done. Raises CorpusError.
+    """Yield (job, work(*job)) as jobs get done. Raises CorpusError. Notebook: 00.
 
     jobs : processes of one thread each, -1 = one a core
     dask : or the address of a Dask cluster; what a lost worker had, another one does again
@@ -127,7 +134,7 @@ def in_processes(work, todo: list[tuple], jobs: int = -1, dask: str | None = Non
 
 
 def fill_numba_cache() -> None:
-    """Have one process compile what librosa compiles, before several need it.
+    """Have one process compile what librosa compiles, before several need it. Notebook: 00.
 
     Two processes that fill numba's cache on disk at once can leave files there that do not fit
     together, and then crash (numba issue 10128): this one alone takes a clip through `extract`.
