@@ -120,7 +120,10 @@ def kaggle_reports(corpus_name: str) -> list[Path]:
 
 
 def find_attached(look):
-    """What `look()` finds; as long as that is nothing, an empty input on Kaggle is waited for."""
+    """What `look()` finds; as long as that is nothing, an empty input on Kaggle is waited for.
+
+    Notebook: 00.
+    """
     end = time.monotonic() + MOUNT_WAIT
     while not (found := look()) and _empty_mounts() and time.monotonic() < end:
         time.sleep(MOUNT_WAIT / 20)
@@ -128,7 +131,7 @@ def find_attached(look):
 
 
 def attached() -> str:
-    """What is attached on Kaggle, and what of it stayed empty, in words."""
+    """What is attached on Kaggle, and what of it stayed empty, in words. Notebook: 00."""
     names = ", ".join(map(str, mounts())) or "nothing"
     empty = ", ".join(map(str, _empty_mounts())) or "none"
     return f"Attached: {names}. Empty after {MOUNT_WAIT:.0f} s: {empty}."

@@ -264,32 +264,19 @@ def _jobs(text: str) -> int:
 
 
 def _add_kaggle(commands):
-    what = _several(commands, "kaggle", "Bundle the series for Kaggle, or write a submission.")
+    what = _several(commands, "kaggle", "Bundle the series for Kaggle.")
     about = "Write the folder that `kaggle` pushes: notebooks and helpers."
     bundle = _command(what, "bundle", _bundle, about)
     bundle.add_argument("out", type=Path, nargs="?", default=Path("kaggle_bundle"))
     bundle.add_argument("--user", required=True, help="your Kaggle user name")
     bundle.add_argument("--data", metavar="OWNER/SLUG", help="data to attach (default: the lab's)")
     bundle.add_argument("--with-pages", action="store_true", help="bring what makes pages there")
-    about = "Write the submission file of step 10 from its record."
-    submission = _command(what, "submission", _submission, about)
-    add = submission.add_argument
-    add("--data", type=Path, help=DATA)
-    add("--out", type=Path, help="report folder with the record (default: reports/<corpus>)")
-    add("--header", choices=("full", "id"), default="full", help="the contest's form of names")
 
 
 def _bundle(args):
     from .kaggle import bundle
 
     print(bundle(args.out, args.user, args.data, args.with_pages))
-
-
-def _submission(args):
-    from ..corpora.find import find_corpus
-    from ..records import submission
-
-    print(submission(find_corpus(args.data), args.out, args.header))
 
 
 if __name__ == "__main__":
