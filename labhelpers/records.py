@@ -78,7 +78,10 @@ class Run:
             task: [Predictor(**members) for members in listed]
             for task, listed in content["predictors"].items()
         }
-        self._predictions = content["predictions"]
+        self._predictions = {
+            (entry["model"], entry["set"]): (entry["ids"], entry["runs"])
+            for entry in content["predictions"]
+        }
 
     def checkpoint(self, model: str) -> Path:
         """The checkpoint of one of the run's models. Raises RunError."""
@@ -91,17 +94,13 @@ class Run:
 
     def predictions(self, model: str, test_set: str) -> tuple[list[str], list[np.ndarray]]:
         """(clip ids, one array (N, k) a seed) of a model on a set of clips. Raises RunError."""
-        found = []
-        for entry in self._predictions:
-            if (entry["model"], entry["set"]) == (model, test_set):
-                found.append(entry)
-        if not found:
-            known = sorted({(entry["model"], entry["set"]) for entry in self._predictions})
+        if (model, test_set) not in self._predictions:
             raise RunError(
-                f"{self.notebook} has no predictions of {model} on {test_set}; it has {known}"
+                f"{self.notebook} has no predictions of {model} on {test_set}; "
+                f"it has {sorted(self._predictions)}"
             )
-        found.sort(key=lambda entry: entry["seed"])
-        return found[0]["ids"], [np.array(entry["values"]) for entry in found]
+        ids, runs = self._predictions[model, test_set]
+        return ids, [np.array(values) for values in runs]
 
 
 def out_folder(corpus: Corpus, out: str | Path | None = None) -> Path:
@@ -143,7 +142,7 @@ def save_run(
     results=(),
     params=None,
     facts=None,
-    predictions=(),
+    predictions=None,
     histories=None,
     models=None,
     predictors=None,
@@ -152,7 +151,7 @@ def save_run(
 
     results : dicts with RESULT_FIELDS, see `metrics.result_rows`; params : the parameters
     facts : anything else worth keeping (counts, choices)
-    predictions : dicts with model, set, seed, ids and values (N, k); histories : name -> History
+    predictions : (model, set) -> ids and one array (N, k) a seed; histories : name -> History
     models : name -> what has `save(path)`: a Model or a DescriptorMachine
     predictors : task -> list of Predictor
     Raises OSError with a sentence, ValueError when a result has other fields.
@@ -170,6 +169,10 @@ def save_run(
     listed = {}
     for task, members in (predictors or {}).items():
         listed[task] = [asdict(member) for member in members]
+    predicted = [
+        {"model": model, "set": test_set, "ids": ids, "runs": list(runs)}
+        for (model, test_set), (ids, runs) in (predictions or {}).items()
+    ]
     content = {
         "notebook": notebook,
         "corpus": {
@@ -182,7 +185,7 @@ def save_run(
         "facts": facts or {},
         "results": list(results),
         "histories": {name: history.epochs for name, history in (histories or {}).items()},
-        "predictions": list(predictions),
+        "predictions": predicted,
         "predictors": listed,
     }
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)

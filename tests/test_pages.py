@@ -360,7 +360,7 @@ def test_a_record_without_a_map_will_do_where_the_corpus_is(left, tmp_path):
     ids = corpus.labels("genre", "test")["id"].tolist()
     classes = ["Blues", "Jazz", "Rock"]
     values = np.eye(3)[[0, 1, 2] * 3] * 0.9 + 0.03
-    said = [dict(model="CNN mel", set="test", seed=seed, ids=ids, values=values) for seed in (0, 1)]
+    said = {("CNN mel", "test"): (ids, [values, values])}
     save_run("07_cnn", corpus, tmp_path, facts={"classes": classes}, predictions=said)
     records = results.read_records(tmp_path)
     page = clip_page(records, str(corpus.root))

@@ -59,10 +59,6 @@ def test_there_and_back(corpus, tmp_path):
     torch.manual_seed(0)
     model = Regressor(LSTMBackbone(12, 4))
     values = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
-    listed = [
-        {"model": "LSTM", "set": "test", "seed": seed, "ids": ["a", "b"], "values": values + seed}
-        for seed in (1, 0)
-    ]
     path = save_run(
         "05_lstm",
         corpus,
@@ -70,7 +66,7 @@ def test_there_and_back(corpus, tmp_path):
         results=RESULTS,
         params={"SEED": 0, "DATA": Path("x")},
         facts={"counts": np.arange(2), "share": np.float32(0.5), "chosen": ("a", None)},
-        predictions=listed,
+        predictions={("LSTM", "test"): (["a", "b"], [values, values + 1])},
         histories={"LSTM beat": History([{"epoch": 1, "train_loss": 0.5}], 1)},
         models={"LSTM beat mel": model},
         predictors={"genre": [Predictor("LSTM beat mel", "fused", 256), Predictor("other")]},
@@ -97,9 +93,16 @@ def test_there_and_back(corpus, tmp_path):
         assert torch.equal(again.state_dict()[name], value)
 
 
+def test_a_record_of_an_older_version_is_refused(corpus, tmp_path):
+    path = save_run("05_lstm", corpus, tmp_path, predictions={("a", "test"): (["b"], [[[0.5]]])})
+    path.write_text(path.read_text().replace('"runs"', '"values"'))  # as it once was
+    with pytest.raises(RunError, match="not a record .KeyError: 'runs'.; run 05_lstm.ipynb again"):
+        load_run("05_lstm", corpus, tmp_path)
+
+
 def test_what_a_run_does_not_have(corpus, tmp_path):
-    entry = {"model": "LSTM", "set": "test", "seed": 0, "ids": ["a"], "values": [[0.5]]}
-    save_run("05_lstm", corpus, tmp_path / "out", predictions=[entry])
+    predictions = {("LSTM", "test"): (["a"], [[[0.5]]])}
+    save_run("05_lstm", corpus, tmp_path / "out", predictions=predictions)
     run = load_run("05_lstm", corpus, tmp_path / "out")
     with pytest.raises(RunError, match="no checkpoint 05_lstm.other; run notebook 05_lstm again"):
         run.checkpoint("Other")
