@@ -356,7 +356,7 @@ def corpus_folder(tmp_path_factory):
 def session(bundled, corpus_folder, tmp_path_factory):
     """A function that builds a layout's input: arrays and labels, no audio, no answers."""
 
-    def build(layout):
+    def build(layout, bundled=bundled):
         attached = tmp_path_factory.mktemp("session") / "input"
         data, package = LAYOUTS[layout]
         beside = shutil.ignore_patterns("audio*", "kept_aside", "sample.json")
@@ -542,3 +542,19 @@ def test_the_report_runs_on_kaggle_in_one_kernel(session, bundled, tmp_path):
     with zipfile.ZipFile(out / "deliverable.zip") as deliverable:
         held = {Path(name).stem for name in deliverable.namelist() if name.endswith(".ipynb")}
     assert held == set(NAMES)
+
+
+@slow
+def test_with_the_wheels_the_report_kernel_makes_pages_and_pdf(session, tmp_path):
+    """Of the first notebook alone: the test above runs them all."""
+    own = kaggle.bundle(tmp_path / "bundle", "me", with_pages=True)  # pip fetches 70 MB
+    book = kernel(own, "report")
+    text = book.read_text(encoding="utf-8")
+    call = 'run_series(notebooks=\\"notebooks\\"'
+    assert text.count(call) == 1
+    book.write_text(text.replace(call, f'{call}, only=\\"00\\"'), encoding="utf-8")
+    done = act(session("owner", own), tmp_path / "working", book)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert ran_through(tmp_path / "working")
+    (out,) = (tmp_path / "working" / "reports").iterdir()
+    assert (out / "report.pdf").is_file() and list(out.glob("html/*.html"))
