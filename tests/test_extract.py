@@ -236,6 +236,27 @@ def test_second_call_does_what_is_missing_or_changed(music, tmp_path):
         )
 
 
+def test_arrays_are_made_anew_for_another_length_or_a_file_of_the_same_size(tmp_path):
+    source = tmp_path / "music" / "Rock"
+    source.mkdir(parents=True)
+
+    def again(seconds):
+        out = tmp_path / "corpus"
+        return extract_folder(
+            source.parent, out, seconds=seconds, jobs=1, test_fraction=0, progress=False
+        )
+
+    def write(pitch, at):
+        soundfile.write(source / "song.wav", tone(1, pitch=pitch), 22050)
+        os.utime(source / "song.wav", (at, at))
+
+    write(220, at=1_000_000)
+    assert [again(0.8), again(0.8)] == [Summary(1, 0, []), Summary(0, 1, [])]
+    assert [again(0.5), again(0.5)] == [Summary(1, 0, []), Summary(0, 1, [])]
+    write(330, at=1_000_001)  # as many bytes
+    assert [again(0.5), again(0.5)] == [Summary(1, 0, []), Summary(0, 1, [])]
+
+
 def test_killed_half_way_it_does_the_rest(tmp_path):
     source, out = tmp_path / "music" / "Rock", tmp_path / "corpus"
     source.mkdir(parents=True)
