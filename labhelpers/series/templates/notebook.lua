@@ -106,10 +106,13 @@ local function cell(div)
     div.content = pandoc.Blocks(shown) .. div.content
     return div
   end
-  return div:walk({
+  div = div:walk({
     RawBlock = function(raw) return html(safe(raw.text)) end,
     RawInline = function(raw) return pandoc.RawInline("html", safe(raw.text)) end,
   })
+  -- Alone in a block of its own, a heading would not stay with what follows.
+  local alone = #div.content == 1 and div.content[1].t == "Header"
+  return pdf and alone and div.content or div
 end
 
 -- "notebook 05" and "step 5" lead there.
