@@ -47,6 +47,11 @@ def test_report_hands_its_options_on(run_series, capsys, tmp_path):
     assert capsys.readouterr().out == f"file://{tmp_path}/index.html\n"
 
 
+def test_the_sample_can_be_named(run_series):
+    cli.main(["report", "--data", "sample"])
+    assert run_series[0][0][0] == "sample"  # not a path: no folder need be called so
+
+
 def test_pages_need_a_folder_only(run_series, capsys):
     assert cli.main(["pages", "o", "--author", "M"]) == 0
     ((out,), options) = run_series[0]

@@ -2,22 +2,23 @@
 
     python -m tools.reference               runs the series and accepts what it gives
     python -m tools.reference accept OUT    accepts the results of a run that is there already
-    python -m tools.reference spread        measures how far results move between machines
+    python -m tools.reference spread OUT OUT …  takes how far results move between machines from
+                                            reports on the sample by several of them
     python -m tools.reference real DIR      runs the series on real music, for README and reader
 
 A result without a network in it has to be the same to 1e-6. A network's end is a draw even at one
 seed: the last bits of a sum depend on the instruction set and on the number of threads, and a
 training multiplies them. How far results of one seed move so is measured, not guessed, and kept in
-reports/reference/spread.json; results may lie so far from the reference, and no farther.
+reports/reference/spread.json; results may lie so far from the reference, and no farther. Another
+machine can be had on the same one: OMP_NUM_THREADS=2, or ATEN_CPU_CAPABILITY=avx2 and
+ONEDNN_MAX_CPU_ISA=AVX2, before `labhelpers report --data data/sample --out OUT --from 05`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -39,13 +40,6 @@ EXACT = 1e-6
 ROUNDED = 1.001e-3
 ROOM = 1.5  # times the largest difference that was measured: few machines were at hand
 KEY = ("model", "task", "input", "set", "metric")
-# What stands for other machines here: the instruction sets that torch and oneDNN may use, threads.
-MACHINES = {
-    "as it is": {},
-    "two threads": {"OMP_NUM_THREADS": "2"},
-    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "SSE4.1": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
-}
 
 
 def folder() -> Path:
@@ -91,7 +85,7 @@ def read_solution(path: Path, corpus: Corpus) -> dict:
 def compare_runs(reference: dict, run: dict, spread: dict) -> list[str]:
     """What differs between a notebook's reference and its run, a sentence each.
 
-    spread : see `measure_spread`; empty asks for the same to 1e-6
+    spread : see `spread_of`; empty asks for the same to 1e-6
     """
     found = []
     before = {tuple(row[name] for name in KEY): row for row in reference["results"]}
@@ -160,26 +154,6 @@ def beaten(results: list[dict]) -> set[tuple]:
 
 
 # --- measuring ------------------------------------------------------------------------------------
-
-
-def measure_spread(corpus: Corpus, names=None) -> dict:
-    """How far results and facts of one seed move between what stands for machines.
-
-    names : notebooks to run, all that train by default
-    Returns {"results": metric -> tolerance, "facts": paths that move, "machines": what was run}.
-    """
-    series = read_series(project_root() / "notebooks")
-    names = names or [name for name in series if name >= "05"]
-    runs = {}
-    for machine, variables in MACHINES.items():
-        out = project_root() / "reports" / "machines" / machine.replace(" ", "-")
-        arguments = {"data": str(corpus.root), "out": str(out), "only": names, "report": False}
-        call = f"from labhelpers.series.run import run_series; run_series(**{arguments!r})"
-        # The kernels inherit what stands for another machine.
-        own = os.environ | {"OMP_NUM_THREADS": "1"} | variables
-        subprocess.run([sys.executable, "-c", call], env=own, check=True)
-        runs[machine] = recorded(out, corpus)
-    return spread_of(list(runs.values())) | {"machines": list(runs)}
 
 
 def spread_of(runs: list[dict[str, dict]]) -> dict:
@@ -348,7 +322,8 @@ def _cell(cell: dict | None) -> str:
 
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["spread"]:
-        spread = measure_spread(find_corpus("sample"), arguments[1:])
+        corpus = find_corpus("sample")
+        spread = spread_of([recorded(Path(out), corpus) for out in arguments[1:]])
         write_text(folder() / "spread.json", json.dumps(spread, indent=1) + "\n")
         return
     if arguments[:1] == ["accept"]:

@@ -121,7 +121,7 @@ def _add_data(commands):
     sample.add_argument("--jobs", type=int, default=-1, help=JOBS)
     about = "Read every label file and array of a corpus, and say what is wrong."
     check = _command(what, "check", _check, about)
-    check.add_argument("--data", type=Path, help=DATA)
+    check.add_argument("--data", help=DATA)
 
 
 def _sample(args):
@@ -175,7 +175,7 @@ def _add_report(commands):
     about = "Run the notebooks that changed and write the report."
     report = _command(commands, "report", _report, about)
     add = report.add_argument
-    add("--data", type=Path, help=DATA)
+    add("--data", help=DATA)
     add("--out", type=Path, help="where the report goes (default: reports/<corpus>)")
     add("--only", metavar="5,6", help="run these notebooks only")
     add("--from", dest="start", metavar="5", help="run this notebook and the later ones")
