@@ -1,8 +1,7 @@
 """Which corpus the notebooks take, and what is said on Kaggle when none is attached."""
 
 import os
-import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 from helpers_corpus import write_lines
@@ -165,30 +164,42 @@ def test_without_the_data_it_stops_and_says_the_clicks(nowhere, monkeypatch, sig
     assert "Empty after 0 s: none" in said and said.endswith('DATA = "sample".')
 
 
-def test_an_empty_input_is_waited_for_and_named(kaggle):
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on by sleeping alone; naps holds what was slept, meanwhile is called."""
+    clock = SimpleNamespace(naps=[], meanwhile=lambda: None, monotonic=lambda: sum(clock.naps))
+
+    def sleep(seconds):
+        clock.naps.append(seconds)
+        clock.meanwhile()
+
+    clock.sleep = sleep
+    monkeypatch.setattr(find, "time", clock)
+    monkeypatch.setattr(find, "MOUNT_WAIT", 20)
+    return clock
+
+
+def test_an_empty_input_is_waited_for_and_named(kaggle, clock):
     (kaggle / "datasets" / "someone" / "music").mkdir(parents=True)
     (kaggle / "labhelpers" / "labhelpers").mkdir(parents=True)
-    begun = time.monotonic()
-    with pytest.raises(CorpusError, match="Empty after 0 s: [^,]*/datasets/someone/music[.]"):
+    with pytest.raises(CorpusError, match="Empty after 20 s: [^,]*/datasets/someone/music[.]"):
         find_corpus()
-    assert 0.2 <= time.monotonic() - begun < 2
+    assert 20 <= sum(clock.naps) < 22
 
 
-def test_an_input_that_fills_late_is_found(kaggle, monkeypatch):
-    monkeypatch.setattr(find, "MOUNT_WAIT", 20)
+def test_an_input_that_fills_late_is_found(kaggle, clock):
     folder = kaggle / "competitions" / "patreco"
     folder.mkdir(parents=True)
-    threading.Timer(0.5, put, [folder / "data"]).start()
+    clock.meanwhile = lambda: len(clock.naps) == 3 and put(folder / "data")
     assert find_corpus().root == (folder / "data").resolve()
+    assert len(clock.naps) == 3
 
 
-def test_nothing_empty_is_not_waited_for(kaggle, monkeypatch):
-    monkeypatch.setattr(find, "MOUNT_WAIT", 20)
+def test_nothing_empty_is_not_waited_for(kaggle, clock):
     (kaggle / "music" / "data").mkdir(parents=True)
-    begun = time.monotonic()
     with pytest.raises(CorpusError):
         find_corpus()
-    assert time.monotonic() - begun < 2
+    assert not clock.naps
 
 
 def test_reports_of_attached_notebooks(kaggle):
