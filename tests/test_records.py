@@ -101,7 +101,7 @@ def test_a_record_of_an_older_version_is_refused(corpus, tmp_path):
 
 
 def test_what_a_run_does_not_have(corpus, tmp_path):
-    predictions = {("LSTM", "test"): (["a"], [[[0.5]]])}
+    predictions = {("SVM", "test"): (["b"], [[[0.1]]]), ("LSTM", "test"): (["a"], [[[0.5]]])}
     save_run("05_lstm", corpus, tmp_path / "out", predictions=predictions)
     run = load_run("05_lstm", corpus, tmp_path / "out")
     with pytest.raises(RunError, match="no checkpoint 05_lstm.other; run notebook 05_lstm again"):
@@ -109,6 +109,7 @@ def test_what_a_run_does_not_have(corpus, tmp_path):
     for model, test_set in (("CNN", "test"), ("LSTM", "held-out")):
         with pytest.raises(RunError, match=f"no predictions of {model} on {test_set}; it has .*LS"):
             run.predictions(model, test_set)
+    assert run.predictions("LSTM", "test") == (["a"], [[[0.5]]])  # and not another model's
 
 
 def test_a_descriptor_machine_is_a_checkpoint_too(corpus, tmp_path):

@@ -637,9 +637,9 @@ MUTATIONS: dict[str, list[Wrong]] = {
             "test_records.py",
         ),
         Wrong(
-            "seeds in any order",
-            'found.sort(key=lambda entry: entry["seed"])',
-            "pass",
+            "the predictions of another model",
+            "self._predictions[model, test_set]",
+            "next(iter(self._predictions.values()))",
             "test_records.py",
         ),
         Wrong(
