@@ -110,23 +110,29 @@ class DescriptorMachine:
         return make_pipeline(StandardScaler(), bounded, SVR(C=0.3, epsilon=0.03, kernel=kernel))
 
     def predict(self, blocks: dict[str, np.ndarray]) -> np.ndarray:
-        """One-hot decisions (N, n_classes) for genre, values (N, k) from 0 to 1 for affect."""
-        columns = [machine.predict(join(blocks)) for machine in self.machines]
+        """One-hot decisions (N, n_classes) for genre, values (N, k) from 0 to 1 for affect.
+
+        blocks : those that it learned from, in any order
+        """
+        rows = join({name: blocks[name] for name in self.blocks})
+        columns = [machine.predict(rows) for machine in self.machines]
         if self.classes:
             return np.eye(len(self.classes))[columns[0]]
         return np.column_stack(columns).clip(0, 1)
 
     def save(self, path: Path) -> None:
         """Write an `.npz`. Raises OSError with a sentence."""
-        with atomic(path) as partial, open(partial, "wb") as stream:
-            np.savez(stream, targets=self.targets, classes=np.array(self.classes), **self.blocks)
+        names = np.array(list(self.blocks))
+        known = {"targets": self.targets, "classes": np.array(self.classes), "names": names}
+        with atomic(path) as unfinished, open(unfinished, "wb") as stream:
+            np.savez(stream, **known, **self.blocks)
 
     @classmethod
     def load(cls, path: Path) -> DescriptorMachine:
         """The machine of a file. Raises ValueError with a sentence."""
         try:
             with np.load(path, allow_pickle=False) as content:
-                blocks = {name: content[name] for name in BLOCKS}
+                blocks = {name: content[name] for name in content["names"].tolist()}
                 return cls(blocks, content["targets"], content["classes"].tolist())
         except Exception as error:  # numpy raises half a dozen kinds for a file that is damaged
             raise ValueError(
@@ -320,7 +326,7 @@ def chords(chroma: np.ndarray) -> np.ndarray:
 
 def _chords_of(chroma: np.ndarray, frames: int, templates: np.ndarray) -> np.ndarray:
     count = max(1, len(chroma) // frames)
-    parts = np.array_split(chroma[: max(count * frames, 1)], count)
+    parts = np.array_split(chroma[: count * frames], count)
     windows = np.array([part.mean(0) for part in parts])
     centred = windows - windows.mean(1, keepdims=True)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True) + 1e-6

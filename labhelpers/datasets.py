@@ -95,7 +95,7 @@ class SpectrogramDataset(torch.utils.data.Dataset):
             raise IndexError(i)
         clip = self.clips.iloc[i]
         x = self.array[clip["position"], : clip["length"], self.columns]
-        return x, self.y[i], int(clip["length"])
+        return x, self.subset([i]).y[0], int(clip["length"])
 
     @property
     def x(self) -> torch.Tensor:
@@ -162,7 +162,11 @@ class SpectrogramDataset(torch.utils.data.Dataset):
         return self.subset([where[clip] for clip in ids])
 
     def with_features(self, features: str) -> SpectrogramDataset:
-        """The same clips as another input."""
+        """The same clips as another input. Raises ValueError: `to` has left other rows behind."""
+        if features not in FEATURES:
+            raise ValueError(f"features {features!r}; known: {', '.join(FEATURES)}")
+        if self.array.shape[-1] != N_FEATURES:
+            raise ValueError("only the rows of its own input were moved; choose features first")
         part = copy.copy(self)
         part.features, part.columns = features, FEATURES[features]
         return part

@@ -130,7 +130,8 @@ def compare(y, a, b, metric, *, groups=None, draws=DRAWS, seed=0) -> Difference:
     """metric(a) - metric(b) on the same clips, each the mean over its seeds. Notebook: 06.
 
     y, groups : as for `bootstrap`; a, b : predictions, one or a list with one a seed
-    Seeds are compared one to one where both have as many, else each of a's with b's mean.
+    Seeds are compared one to one where both have as many, else each seed of the side that has more
+    with the other side's mean.
     """
     y, a, b = np.asarray(y), as_runs(a), as_runs(b)
     ours = over_seeds(metric, y, a)
@@ -141,7 +142,11 @@ def compare(y, a, b, metric, *, groups=None, draws=DRAWS, seed=0) -> Difference:
         mean_b = np.mean(over_seeds(metric, y, b, clips))
         differences.append(mean_a - mean_b)
     low, high = interval(differences)
-    by_seed = ours - theirs if len(a) == len(b) else ours - theirs.mean()
+    by_seed = ours.mean() - theirs
+    if len(a) == len(b):
+        by_seed = ours - theirs
+    elif len(a) > len(b):
+        by_seed = ours - theirs.mean()
     return Difference(
         value=float(ours.mean() - theirs.mean()),
         low=low,

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from .corpora.find import KAGGLE_INPUT, attached, find_attached, kaggle_reports
-from .corpora.layout import AFFECT, Corpus, CorpusError
+from .corpora.layout import AFFECT, Corpus, CorpusError, array_files
 from .files import project_root, write_text
 from .metrics import Estimate
 
@@ -294,7 +294,7 @@ def write_submission(path: Path, ids, values, test_folder: Path, header: str = "
 
 
 def _check(ids: list[str], values: np.ndarray, folder: Path) -> None:
-    wanted = {entry.name.split(".")[0] for entry in os.scandir(folder) if ".npy" in entry.name}
+    wanted = set(array_files(folder))
     if values.shape != (len(ids), len(AFFECT)):
         raise CorpusError(
             f"predictions of shape {values.shape} for {len(ids)} clips; ({len(ids)}, 3) are needed"
@@ -306,9 +306,10 @@ def _check(ids: list[str], values: np.ndarray, folder: Path) -> None:
         f"predicted but not in {folder}": set(ids) - wanted,
     }.items():
         if clips:
-            some = ", ".join(sorted(clips)[:5])
+            first = min(clips)
             raise CorpusError(
-                f"{len(clips)} clips are {problem} ({some}, …); predict each test clip once"
+                f"clip {first} and {len(clips) - 1} others are {problem}; "
+                "predict each test clip once"
             )
     bad = np.argwhere(~((values >= 0) & (values <= 1)))  # NaN is in no order, so it is bad too
     if len(bad):

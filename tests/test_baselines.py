@@ -194,6 +194,16 @@ def test_machine_is_saved_and_loaded_without_pickle(tmp_path, classes):
     assert again.classes == list(classes) and list(tmp_path.iterdir()) == [path]
 
 
+def test_machine_of_some_blocks_in_any_order(tmp_path):
+    blocks, target = useful_and_noise(60)
+    some = {name: blocks[name] for name in ("rows", "chords", "rhythm")}
+    machine = DescriptorMachine(some, 0.5 + 0.1 * target[:, None])
+    machine.save(tmp_path / "m.npz")
+    for each in (machine, DescriptorMachine.load(tmp_path / "m.npz")):
+        turned = {name: blocks[name] for name in ("timbre", "rhythm", "rows", "chords")}
+        np.testing.assert_array_equal(each.predict(turned), machine.predict(some))
+
+
 def test_what_is_no_machine(tmp_path):
     path = tmp_path / "08.svr.npz"
     np.savez(path, targets=np.zeros(3))
@@ -211,7 +221,7 @@ def test_a_pickle_in_a_machine_is_never_run(tmp_path):
 
     path = tmp_path / "m.npz"
     blocks = dict.fromkeys(BLOCKS, np.array([Trap()], object))
-    np.savez(path, targets=np.array([Trap()], object), classes=np.array([]), **blocks)
+    np.savez(path, targets=np.array([Trap()], object), classes=np.array([]), names=BLOCKS, **blocks)
     with pytest.raises(ValueError, match="not a descriptor machine"):
         DescriptorMachine.load(path)
     assert not (tmp_path / "sprung").exists()

@@ -445,6 +445,10 @@ def test_moved_to_a_device(corpus):
     assert moved.array.shape == (3, int(ds.lengths.max()), 128)
     assert moved.positions.tolist() == [0, 1, 2] and moved.x.shape == moved.array.shape
     assert moved.to("meta") is moved and torch.equal(moved.y, ds.y)
+    with pytest.raises(ValueError, match="choose features first"):
+        moved.with_features("fused")  # those rows were left behind
+    with pytest.raises(ValueError, match="features 'chrome'; known: mel, chroma, fused"):
+        ds.with_features("chrome")
 
 
 def test_a_split_that_would_fill_a_device_is_not_sent_there(corpus, monkeypatch):

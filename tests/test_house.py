@@ -20,7 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBERS = [path.stem.split("_")[0] for path in NOTEBOOKS]
 # Aimed at: 2,500 lines, 11 nodes a line, 15 conditional expressions and 7 nested comprehensions.
 # The formatter gives every argument of a long call its own line: a tenth of the lines.
-LIMITS = {"code lines": 3259, "nodes a line": 11.0, "conditional expressions": 8, "nested": 5}
+LIMITS = {"code lines": 3271, "nodes a line": 10.9, "conditional expressions": 7, "nested": 5}
 
 
 def name_of(path):

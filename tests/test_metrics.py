@@ -195,6 +195,18 @@ def test_verdicts_on_predictions(rng):
     assert verdict(compare(y, [near, near], [near, near], mean_rho)) == "not distinguishable"
 
 
+def test_a_comparison_turned_round_is_the_same(rng):
+    """One seed against five, of which one is bad: not distinguishable, from either side."""
+    y = rng.random((60, 3))
+    five = [y + rng.normal(0, 0.3, y.shape) for _ in range(5)]
+    one, five[0] = y + rng.normal(0, 0.6, y.shape), rng.random((60, 3))
+    there, back = compare(y, five, one, mean_rho), compare(y, one, five, mean_rho)
+    assert there.low > 0 and (there.seeds, there.seeds_ahead) == (5, 4)
+    assert (back.seeds, back.seeds_behind) == (5, 4)
+    assert (back.value, back.low) == pytest.approx((-there.value, -there.high))
+    assert verdict(there) == verdict(back) == "not distinguishable"
+
+
 # --- summaries ------------------------------------------------------------------------------------
 
 

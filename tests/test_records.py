@@ -321,8 +321,8 @@ def spoilt(ids, values, what):
 @pytest.mark.parametrize(
     "what, words",
     [
-        ("missing", "1 clips are in .* but not predicted"),
-        ("twice", "1 clips are predicted twice"),
+        ("missing", "clip .* and 0 others are in .* but not predicted"),
+        ("twice", "and 0 others are predicted twice"),
         ("unknown", "predicted but not in"),
         ("shape", r"shape \(6, 2\) for 6 clips"),
         ("NaN", "clip .*: energy is nan; a number from 0 to 1"),

@@ -41,6 +41,11 @@ def test_submission_keeps_different_values_different(tmp_path, test_folder, ids)
     assert "0.500005" in text and len({line.split(",")[1] for line in text.splitlines()[1:]}) == 6
 
 
+def test_files_that_a_mac_leaves_are_no_clips(tmp_path, test_folder, ids):
+    (test_folder / f"._{ids[0]}.fused.full.npy").write_bytes(b"")
+    write_submission(tmp_path / "s.txt", ids, np.full((6, 3), 0.5), test_folder)
+
+
 @pytest.mark.parametrize(
     "spoil, said",
     [

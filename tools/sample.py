@@ -34,7 +34,7 @@ def bring_up_to_date(sample: Path | None = None) -> bool:
     made_by = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
     if (sample / MARKER).is_file() and made_by == fingerprint():
         return False
-    print(f"{sample}: building the sample (two to three minutes)", flush=True)
+    print(f"{sample}: building the sample (about a minute)", flush=True)
     fresh = sample.with_name(f".{sample.name}-of-today")
     shutil.rmtree(fresh, ignore_errors=True)
     make_sample(fresh)

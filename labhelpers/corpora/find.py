@@ -26,7 +26,7 @@ def find_corpus(data: str | Path | None = None) -> Corpus:
 
     data : a corpus or a folder above it; "sample"; None takes $LABHELPERS_DATA, else Kaggle's
         inputs, else a corpus in ../input or data/, else the sample
-    The sample is built on first use (about two minutes); on Kaggle only where it is named.
+    The sample is built on first use (about a minute); on Kaggle only where it is named.
     Raises CorpusError when the named folder holds no corpus, or none is attached on Kaggle.
     """
     source = "DATA" if data else "LABHELPERS_DATA"
@@ -54,7 +54,7 @@ def find_corpus(data: str | Path | None = None) -> Corpus:
 def _sample(how: str) -> Corpus:
     folder = project_root() / "data" / "sample"
     if locate(folder) is None:
-        print("Building the sample of synthesised music (about two minutes, once) …")
+        print("Building the sample of synthesised music (about a minute, once) …")
         make_sample(folder)
     return _take(folder, how)
 

@@ -133,7 +133,7 @@ class Corpus:
         The affect test split has no label file: its rows are the clips of the folder, by id.
         Raises CorpusError. A listed clip that is absent is left out with a CorpusWarning.
         """
-        folder, files = self.folder(task, beat), _array_files(self.folder(task, beat) / split)
+        folder, files = self.folder(task, beat), array_files(self.folder(task, beat) / split)
         label_file = folder / f"{split}_labels.txt"
         if task == "affect" and split == "test" and not label_file.is_file():
             table = pd.DataFrame({"id": sorted(files, key=natural_key)})
@@ -223,8 +223,11 @@ class Corpus:
                     yield path, error
 
 
-def _array_files(folder: Path) -> dict[str, Path]:
-    """Clip id -> array file. Names vary (`.full.fused`, `beatsync.fused`); the id leads all."""
+def array_files(folder: Path) -> dict[str, Path]:
+    """Clip id -> array file. Names vary (`.full.fused`, `beatsync.fused`); the id leads all.
+
+    Raises CorpusError where there is no such folder. Notebook: 10.
+    """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder; {UNPACKED}")
     found = {}

@@ -101,6 +101,7 @@ def _context(out: Path, series: dict[str, Path], state: dict) -> dict:
         "tables": results.tables(records),
         "titles": titles,
         "books": books,
+        "chapters": {**books, "answers": answer_sheet(books, titles)},
         "clips": clips,
         "ran": state["notebooks"],
         "forests": [forest(table) for table in results.tables(records)],
@@ -342,8 +343,8 @@ def convert(book, name: str, names, form: str, folder: Path, **options) -> str:
 
 
 def _write_pages(out: Path, books: dict, titles: dict, context: dict) -> None:
-    chapters = {**books, "answers": answer_sheet(books, titles)}
     titles = {**titles, "answers": "Questions and answers"}
+    chapters = context["chapters"]
     names = list(chapters)
     for place, (name, book) in enumerate(chapters.items()):
         with tempfile.TemporaryDirectory() as folder:
@@ -365,11 +366,10 @@ def _write_pages(out: Path, books: dict, titles: dict, context: dict) -> None:
 
 def _write_pdfs(out: Path, books: dict, titles: dict, context: dict, code: bool) -> None:
     """report.pdf, which is short, and appendix.pdf, which has everything."""
-    chapters = {**books, "answers": answer_sheet(books, titles)}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         full = [_results_chapter(folder, context, short=False)]
-        for name, book in chapters.items():
+        for name, book in context["chapters"].items():
             full.append(convert(book, name, books, "typst", folder, code=code))
         _compile(out / "appendix.pdf", full, folder, context, short=False)
         short = [_results_chapter(folder, context, short=True)]
