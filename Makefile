@@ -78,7 +78,7 @@ reference-real: setup
 	$(BIN)/python -m tools.reference real $(REAL)
 
 WORDS ?=
-mutations: setup
+mutations: setup sample
 	$(BIN)/python -m tools.mutations $(WORDS)
 
 # Needs uv on the path; the markers that say "Linux" on every line are dropped.
