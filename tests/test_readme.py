@@ -17,7 +17,6 @@ from labhelpers.records import RunError
 from labhelpers.series import cli
 from labhelpers.series import run as report
 from labhelpers.series.kaggle import bundle
-from tools import bench
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -103,16 +102,6 @@ def test_a_changed_parameter_reaches_the_notebook(place, tmp_path, monkeypatch):
     assert given == [("07_cnn", 4)]
 
 
-def test_bench_quality(place, monkeypatch):
-    given = []
-    monkeypatch.setattr(bench, "quality", lambda corpus, **options: given.append(corpus.root))
-    (text,) = re.findall(r"`.venv/bin/python -m tools.bench ([^`]+)`", README)
-    words = shlex.split(text.replace("DIR", str(place / "DIR")))
-    monkeypatch.setattr(sys, "argv", ["bench", *words])
-    bench.main()
-    assert given == [place / "DIR"]
-
-
 def test_kaggle_commands_are_ones_the_client_knows():
     """What push.sh has the client do, test_kaggle.py runs."""
     if importlib.metadata.version("kaggle") < "2":
@@ -141,6 +130,7 @@ ELSEWHERE = {
     "labhelpers report": "what make report calls",
     ".venv/bin/labhelpers pages OUT": "test_pages.py",
     "make reference": "test_reference.py",
+    "make reference-real REAL=DIR": "test_reference.py",
     "make mutations": "test_mutations.py",
     ".venv/bin/labhelpers predict SONG.mp3": "test_predict",
     """make report ARGS="--author 'Maria E.' --course Patterns\"""": "test_cli.py",

@@ -6,6 +6,7 @@ and what is held to the reference is which results there are, and those of the b
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -99,6 +100,24 @@ def test_readme_shows_the_reference():
     for row in rows:
         if row["set"] == "test" and row["task"] == "genre":
             assert f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" in between
+
+
+def test_what_is_kept_of_real_music_is_whole_and_has_no_music():
+    kept = project_root() / "reports" / "reference" / "emotify"
+    index = (kept / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'(?:href|src)="([^"]*)"', index)
+    outside = {link for link in links if not link.startswith(("#", "data:", "https:"))}
+    assert outside == {"report.pdf"} and (kept / "report.pdf").is_file()
+    summary = (kept / "summary.ipynb").read_text(encoding="utf-8")
+    for text in (index, summary):
+        assert "<audio" not in text and "audio/" not in text
+        assert not re.search(r"[\"' (](/home|/root|/tmp|/work|/mnt)/", text)
+    readme = (project_root() / "README.md").read_text(encoding="utf-8")
+    between = readme.split(reference.README_REAL)[1]
+    for picture in kept.glob("*.svg"):
+        assert f"reports/reference/emotify/{picture.name}" in between
+    lines = (kept.parent / "emotify-solution.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 81 and lines[0] == "Id.fused.full.npy.gz,valence,energy,danceability"
 
 
 # --- the comparison -------------------------------------------------------------------------------

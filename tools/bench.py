@@ -1,6 +1,6 @@
-"""Measurements on the corpus in hand: reading it, training on it, and its results over seeds.
+"""Measurements on the corpus in hand: reading it, and training on it.
 
-    python -m tools.bench data|train|quality [--data DIR]
+    python -m tools.bench data|train [--data DIR]
 
 Times are taken in turn, one of each kind and round, and told as medians of ratios within a round:
 another process that takes the processor for a while slows both sides of a ratio.
@@ -28,8 +28,6 @@ from labhelpers.corpora.find import find_corpus
 from labhelpers.corpora.layout import Corpus
 from labhelpers.datasets import SpectrogramDataset
 from labhelpers.models import Classifier, CNNBackbone, LSTMBackbone
-from labhelpers.records import load_run, out_folder
-from labhelpers.series.run import run_series
 from labhelpers.training import fit, half_type, pick_device, set_seed
 
 BATCH_SIZE = 32
@@ -278,43 +276,9 @@ def skeleton_epoch() -> float:
     return time.perf_counter() - start
 
 
-# --- quality --------------------------------------------------------------------------------------
-
-GENRE_NOTEBOOKS = ("05_lstm", "06_evaluation", "07_cnn")
-
-
-def quality(corpus: Corpus, seeds: int = 3, only=GENRE_NOTEBOOKS, notebooks=None) -> pd.DataFrame:
-    """Mean and spread of the notebooks' results over SEED = 0, 1, …, which also draws the splits.
-
-    The notebooks themselves are run, so that what is measured is what they do; a seed's run is kept
-    in <report folder>/seeds/<seed> and not repeated. Returns one row a result, and writes them to
-    quality.csv there.
-    """
-    folder = out_folder(corpus) / "seeds"
-    runs = []
-    for seed in range(seeds):
-        out = folder / str(seed)
-        run_series(
-            corpus.root,
-            out,
-            only=only,
-            parameters={"SEED": seed},
-            notebooks=notebooks,
-            report=False,
-        )
-        results = [row for name in only for row in load_run(name, corpus, out).results]
-        runs.append(pd.DataFrame(results).assign(seed=seed))
-    groups = pd.concat(runs).groupby(["model", "task", "set", "metric"], sort=False)["value"]
-    table = groups.agg(mean="mean", deviation="std", lowest="min", highest="max", seeds="count")
-    table = table.reset_index()
-    table.to_csv(folder / "quality.csv", index=False, float_format="%.4f")
-    print(table.to_string(index=False, float_format="%.3f"))
-    return table
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
-    kinds = {"data": data, "train": train, "quality": quality}
+    kinds = {"data": data, "train": train}
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("--data", help="the corpus (default: as notebooks find it)")
     arguments = parser.parse_args()

@@ -3,8 +3,9 @@
     python -m tools.reference               runs the series and accepts what it gives
     python -m tools.reference accept OUT    accepts the results of a run that is there already
     python -m tools.reference spread OUT OUT …  takes how far results move between machines from
-                                            reports on the sample by several of them
+                                            reports on the sample (or their sample.json) by several
     python -m tools.reference real DIR      runs the series on real music, for README and reader
+    python -m tools.reference accept-real OUT   the same from a run that is there already
 
 A result without a network in it has to be the same to 1e-6. A network's end is a draw even at one
 seed: the last bits of a sum depend on the instruction set and on the number of threads, and a
@@ -29,6 +30,7 @@ from labhelpers.corpora.find import find_corpus
 from labhelpers.corpora.layout import AFFECT, Corpus
 from labhelpers.files import project_root, write_text
 from labhelpers.metrics import mean_rho
+from labhelpers.series.cli import log_to_stdout
 from labhelpers.series.notebooks import faults, read_series
 from labhelpers.series.pages import forest, load_state, lone_index, summary_of
 from labhelpers.series.results import Table, main_tables, measure, read_records, tables
@@ -238,29 +240,28 @@ def cleaned(book, name: str) -> str:
     return nbformat.writes(book) + "\n"
 
 
-def accept_real(data: Path) -> Path:
-    """Run the series on real music; keep what may be shown of it, and put its results in README.
+def accept_real(out: Path) -> Path:
+    """Keep what may be shown of a run on real music, and put its results in README.
 
     Kept are the short report, the index, the summaries with their figures, and the submission.
     """
-    index = run_series(data)
-    out, name = index.parent, find_corpus(data).name
-    kept = folder() / name
-    shutil.copyfile(out / "report.pdf", kept / "report.pdf")
     series, state = read_series(project_root() / "notebooks"), load_state(out)
+    name = state["corpus"]["name"]
+    kept = folder() / name
     write_text(kept / "index.html", lone_index(out, series, state))
     write_text(kept / "summary.ipynb", nbformat.writes(summaries(out)) + "\n")
+    shutil.copyfile(out / "report.pdf", kept / "report.pdf")
     shutil.copyfile(out / "solution.txt", folder() / f"{name}-solution.txt")
-    found = tables(read_records(out))
+    records = read_records(out)
     pictures = []
-    for table in main_tables(read_records(out)):
-        picture = kept / f"{table.task}.svg"
-        write_text(picture, forest(table).decode())
-        place = picture.relative_to(project_root()).as_posix()
+    for table in main_tables(records):
+        write_text(kept / f"{table.task}.svg", forest(table).decode())
+        place = (kept / f"{table.task}.svg").relative_to(project_root()).as_posix()
         what = f"{measure(table.headline)} of each model for {table.task}, with intervals"
         pictures.append(f'<img src="{place}" alt="{what}" width="49%">')
-    details = f"<details><summary>All models</summary>\n\n{results_table(found)}\n\n</details>"
-    parts = [headline_table(main_tables(read_records(out))), "\n".join(pictures), details]
+    every = results_table(tables(records))
+    details = f"<details><summary>All models</summary>\n\n{every}\n\n</details>"
+    parts = [headline_table(main_tables(records)), "\n".join(pictures), details]
     write_readme(README_REAL, "\n\n".join(parts))
     return kept
 
@@ -289,7 +290,7 @@ def headline_table(found: list[Table]) -> str:
         line = [f"{table.task}, {measure(table.headline)} on {table.best.n} {table.where} clips"]
         for row in [table.best, *table.ends]:
             line.append(f"{_cell(row.cells[table.headline])} {row.label}")
-        lines.append(line)
+        lines.append((line + [""] * 4)[:4])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -321,15 +322,23 @@ def _cell(cell: dict | None) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    log_to_stdout()
     if arguments[:1] == ["spread"]:
         corpus = find_corpus("sample")
-        spread = spread_of([recorded(Path(out), corpus) for out in arguments[1:]])
+        runs = []
+        for name in arguments[1:]:
+            path = Path(name)
+            runs.append(json.loads(path.read_text()) if path.is_file() else recorded(path, corpus))
+        spread = spread_of(runs)
         write_text(folder() / "spread.json", json.dumps(spread, indent=1) + "\n")
         return
     if arguments[:1] == ["accept"]:
         print(accept(Path(arguments[1]), find_corpus("sample")))
         return
     if arguments[:1] == ["real"]:
+        print(accept_real(run_series(arguments[1]).parent))
+        return
+    if arguments[:1] == ["accept-real"]:
         print(accept_real(Path(arguments[1])))
         return
     print(make_reference())
