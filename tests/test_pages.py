@@ -251,8 +251,8 @@ def test_every_link_leads_somewhere_in_the_zip_too(written, tmp_path):
 def test_the_index_answers_at_once(written):
     page = (written / "index.html").read_text()
     assert (
-        "Genre: 7 of 9 test clips right (CNN, mel, mean of 3 seeds); "
-        "SVM, mel 5, majority class, mel 2." in page
+        "Genre: 7 of 9 test clips right (CNN, mean of 3 seeds); "
+        "SVM 5, majority class 2." in page
     )
     assert page.index("0.73") < page.index('id="notebooks"') < page.index('id="corpus"')
     assert page.index('id="more"') < page.index("Genre, validation") and "Maria · Patterns" in page
@@ -394,7 +394,7 @@ def test_a_task_is_read_where_networks_meet_baselines():
     assert [row.model for row in held_out.rows] == ["SVR", "CNN"] and held_out.best.model == "CNN"
     assert held_out.headline == "mean" and held_out.metrics[0] == "valence"
     assert results.headlines(records) == [
-        "Affect: mean ρ 0.40 on 9 held-out clips (CNN, mel); SVR, mel 0.60."
+        "Affect: mean ρ 0.40 on 9 held-out clips (CNN); SVR 0.60."
     ]
 
 

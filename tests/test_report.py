@@ -96,7 +96,7 @@ def test_the_series_runs_once_and_leaves_a_report(small):
     index = small()
     assert index == small.out / "index.html" and small.ran() == ["01_first", "02_second"]
     assert any(line.startswith("01_first, notebook 1 of 2") for line in small.said)
-    assert "Genre: 5 of 10 test clips right (CNN, mel); majority class, mel 2." in small.said
+    assert "Genre: 5 of 10 test clips right (CNN); majority class 2." in small.said
     executed = nbformat.read(small.out / "notebooks" / "01_first.ipynb", 4)
     assert notebooks.faults(executed) == []  # not even tqdm's, where ipywidgets is missing
     assert not [part for part in (executed, *executed.cells) if "papermill" in part.metadata]

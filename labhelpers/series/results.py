@@ -136,6 +136,9 @@ def _table(task: str, where: str, rows: list[Row]) -> Table:
     def judged(row):
         return row.cells[headline]["value"] if headline in row.cells else float("-inf")
 
+    if len(rows) > 1 and len({row.input for row in rows}) == 1:
+        for row in rows:
+            row.input = ""  # what all share tells none from another
     rows.sort(key=judged, reverse=headline not in LOWER_IS_BETTER)
     return Table(task, where, metrics, headline, rows)
 
