@@ -329,7 +329,7 @@ def main(arguments: list[str]) -> None:
         for name in arguments[1:]:
             path = Path(name)
             runs.append(json.loads(path.read_text()) if path.is_file() else recorded(path, corpus))
-        spread = spread_of(runs)
+        spread = spread_of(runs) | {"machines": [Path(name).stem for name in arguments[1:]]}
         write_text(folder() / "spread.json", json.dumps(spread, indent=1) + "\n")
         return
     if arguments[:1] == ["accept"]:
