@@ -250,10 +250,7 @@ def test_every_link_leads_somewhere_in_the_zip_too(written, tmp_path):
 
 def test_the_index_answers_at_once(written):
     page = (written / "index.html").read_text()
-    assert (
-        "Genre: 7 of 9 test clips right (CNN, mean of 3 seeds); "
-        "SVM 5, majority class 2." in page
-    )
+    assert "Genre: 7 of 9 test clips right (CNN, mean of 3 seeds); SVM 5, majority class 2." in page
     assert page.index("0.73") < page.index('id="notebooks"') < page.index('id="corpus"')
     assert page.index('id="more"') < page.index("Genre, validation") and "Maria · Patterns" in page
     assert "solution.txt" in page and "clips.html" in page and len(page) < 2_000_000
