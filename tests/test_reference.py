@@ -112,6 +112,8 @@ def test_what_is_kept_of_real_music_is_whole_and_has_no_music():
     for text in (index, summary):
         assert "<audio" not in text and "audio/" not in text
         assert not re.search(r"[\"' (](/home|/root|/tmp|/work|/mnt)/", text)
+    for link in re.findall(r"\]\(([^)#]+\.ipynb)", summary):
+        assert (kept / link).is_file(), link
     readme = (project_root() / "README.md").read_text(encoding="utf-8")
     between = readme.split(reference.README_REAL)[1]
     for picture in kept.glob("*.svg"):

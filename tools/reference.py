@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -268,19 +269,25 @@ def accept_real(out: Path) -> Path:
 
 def summaries(out: Path):
     """One notebook of what the notebooks of a run say in short, with their key figures."""
-    cells = []
+    v4 = nbformat.v4
+    name = load_state(out)["corpus"]["name"]
+    title = f"# What each notebook found on {name}\n\nTheir last words and key figures, of one run."
+    cells = [v4.new_markdown_cell(title)]
     for path in sorted((out / "notebooks").glob("*.ipynb")):
         book = nbformat.read(path, 4)
         for cell in book.cells:
             cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
         for cell in summary_of(book).cells:
+            # A step is a section here, and the notebooks lie elsewhere.
+            cell.source = re.sub(r"^# ", "## ", cell.source)
+            cell.source = re.sub(r"\]\((\w+\.ipynb)", r"](../../../notebooks/\1", cell.source)
             cells.append(cell)
             for output in cell.get("outputs", []):
                 if "caption" in output.get("metadata", {}):
-                    cells.append(nbformat.v4.new_markdown_cell(f"*{output.metadata.caption}*"))
+                    cells.append(v4.new_markdown_cell(f"*{output.metadata.caption}*"))
     for number, cell in enumerate(cells):
         cell.id = f"summary-{number}"
-    return nbformat.v4.new_notebook(cells=cells)
+    return v4.new_notebook(cells=cells)
 
 
 def headline_table(found: list[Table]) -> str:
