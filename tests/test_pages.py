@@ -426,7 +426,7 @@ def test_a_later_notebooks_word_counts():
             v4.new_output("stream", name="stdout", text="in /usr/lib/site-packages/x.py"),
             "a path of",
         ),
-        (shown({"text/html": "<b>/home/me/x</b>"}), "a path of this machine"),
+        (shown({"text/html": f"<b>{Path('/', 'home', 'me')}</b>"}), "a path of this machine"),
         (shown({"image/png": base64.b64encode(b"").decode()}), None),
         (shown({"application/vnd.jupyter.widget-view+json": {}}), "a widget"),
         (v4.new_output("error", ename="KeyError", evalue="", traceback=[]), "ended with KeyError"),

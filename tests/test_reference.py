@@ -108,12 +108,13 @@ def test_what_is_kept_of_real_music_is_whole_and_has_no_music():
     links = re.findall(r'(?:href|src)="([^"]*)"', index)
     outside = {link for link in links if not link.startswith(("#", "data:", "https:"))}
     assert outside == {"report.pdf"} and (kept / "report.pdf").is_file()
-    summary = (kept / "summary.ipynb").read_text(encoding="utf-8")
+    summary = (kept / "summary.md").read_text(encoding="utf-8")
     for text in (index, summary):
         assert "<audio" not in text and "audio/" not in text
         assert not re.search(r"[\"' (](/home|/root|/tmp|/work|/mnt)/", text)
-    for link in re.findall(r"\]\(([^)#]+\.ipynb)", summary):
+    for link in re.findall(r"\]\(([^)#]+\.(?:ipynb|png))", summary):
         assert (kept / link).is_file(), link
+    assert len(list(kept.glob("*.png"))) == summary.count("![") > 5 and "![png]" not in summary
     readme = (project_root() / "README.md").read_text(encoding="utf-8")
     between = readme.split(reference.README_REAL)[1]
     for picture in kept.glob("*.svg"):

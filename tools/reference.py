@@ -26,6 +26,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+from nbconvert import MarkdownExporter
 
 from labhelpers.corpora.find import find_corpus
 from labhelpers.corpora.layout import AFFECT, Corpus
@@ -250,7 +251,15 @@ def accept_real(out: Path) -> Path:
     name = state["corpus"]["name"]
     kept = folder() / name
     write_text(kept / "index.html", lone_index(out, series, state))
-    write_text(kept / "summary.ipynb", nbformat.writes(summaries(out)) + "\n")
+    exporter = MarkdownExporter(exclude_input=True)
+    text, resources = exporter.from_notebook_node(summaries(out))
+    # The exporter calls each picture "png": its caption, which follows, says more.
+    text = re.sub(r"!\[png\](\(\S+\))\s+\*(.+?)\*", r"![\2]\1\n\n*\2*", text)
+    write_text(kept / "summary.md", text)
+    for old in kept.glob("*.png"):
+        old.unlink()
+    for picture, content in resources["outputs"].items():
+        (kept / picture).write_bytes(content)
     shutil.copyfile(out / "report.pdf", kept / "report.pdf")
     shutil.copyfile(out / "solution.txt", folder() / f"{name}-solution.txt")
     records = read_records(out)
@@ -268,7 +277,7 @@ def accept_real(out: Path) -> Path:
 
 
 def summaries(out: Path):
-    """One notebook of what the notebooks of a run say in short, with their key figures."""
+    """What the notebooks of a run say in short, with their key figures, as one notebook."""
     v4 = nbformat.v4
     name = load_state(out)["corpus"]["name"]
     title = f"# What each notebook found on {name}\n\nTheir last words and key figures, of one run."
