@@ -26,7 +26,6 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-from nbconvert import MarkdownExporter
 
 from labhelpers.corpora.find import find_corpus
 from labhelpers.corpora.layout import AFFECT, Corpus
@@ -251,6 +250,9 @@ def accept_real(out: Path) -> Path:
     name = state["corpus"]["name"]
     kept = folder() / name
     write_text(kept / "index.html", lone_index(out, series, state))
+    # It comes with jupyterlab, which the environment with Kaggle's versions lacks.
+    from nbconvert import MarkdownExporter
+
     exporter = MarkdownExporter(exclude_input=True)
     text, resources = exporter.from_notebook_node(summaries(out))
     # The exporter calls each picture "png": its caption, which follows, says more.
