@@ -1,43 +1,48 @@
-"""What every test run shares: matplotlib without windows, and how nbval compares the notebooks."""
+"""How nbval runs and compares the notebooks: `pytest --nbval notebooks/`.
+
+They run whole, on the sample, with one thread each, and leave their records in reports/tests,
+which tests/test_results.py holds to the reference. The user's settings of Jupyter, IPython and
+matplotlib do not count. In each kernel tests/watch.py fails a model that judges what it learned.
+"""
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
-import matplotlib
+import pytest
 
-from tools.printed import as_compared
-from tools.sample import bring_up_to_date
+from scripts.report import kernel_environment
 
-matplotlib.use("Agg")
-# Kernels that nbval starts must choose their inline backend themselves, or the figures are lost.
-os.environ.pop("MPLBACKEND", None)
-os.environ.setdefault("PYTHONHASHSEED", "0")
-os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-# The notebooks are compared on the sample, whatever corpora lie in data/ or are named outside.
-os.environ["LABHELPERS_DATA"] = "sample"
-# PNG is never compared by nbval; the text beside each picture and page holds what they show.
-NOT_COMPARED = ("text/html", "image/svg+xml", "stderr")
+ROOT = Path(__file__).parent
+# Pictures are never compared by nbval. The text beside each table and figure holds its numbers.
+NOT_COMPARED = ("text/html", "image/svg+xml")
+
+
+def pytest_configure(config):
+    if getattr(config.option, "nbval", False):
+        folder = tempfile.TemporaryDirectory(prefix="labhelpers-tests-")
+        config.add_cleanup(folder.cleanup)
+        startup = Path(folder.name, "profile_default", "startup")  # of IPython
+        startup.mkdir(parents=True)
+        shutil.copy(ROOT / "tests" / "watch.py", startup)
+        environment = kernel_environment(folder.name, "sample", ROOT / "reports" / "tests")
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def pytest_collectstart(collector):
-    if collector.path is not None and collector.path.suffix == ".ipynb":
+    if collector.path.suffix == ".ipynb":
         collector.skip_compare += NOT_COMPARED
 
 
-def pytest_itemcollected(item):
-    if item.path.suffix == ".ipynb":
-        own = item.sanitize
-
-        def sanitized(content):
-            content = own(content)
-            return as_compared(content) if isinstance(content, str) else content
-
-        item.sanitize = sanitized
+def pytest_collection_modifyitems(items):
+    """Results are looked at when the notebooks have recorded them."""
+    items.sort(key=lambda item: item.path.name == "test_results.py")
 
 
-def pytest_collection_modifyitems(config, items):
-    """The results are held to the reference once the notebooks have recorded them: at the end."""
-    items.sort(key=lambda item: item.path.name == "test_reference.py")
-    ran = {item.path.stem for item in items if item.path.suffix == ".ipynb"}
-    config.stash["notebooks"] = ran
-    if ran:
-        bring_up_to_date()
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item):
+    """A warning in a notebook is a fault, also where outputs are not compared."""
+    for output in getattr(item, "test_outputs", None) or []:
+        assert output.get("name") != "stderr", f"the cell wrote to stderr: {output.text}"

@@ -1,7 +1,8 @@
-"""Figures. A `plot_` function draws one thing into `ax` (a new one if None) and returns the axes.
+"""Figures, tables and sounds. A `plot_` function draws one thing into `ax` (a new one if None).
 
-One colour map for dB (magma), one for chroma and shares (viridis), Okabe and Ito's colours for the
-rest: all can be read by colour-blind eyes.
+One colour map for dB (magma), one for chroma and shares (viridis), the colours of Okabe and Ito for
+the rest: colour-blind eyes can tell them apart. Text that comes from a corpus, such as a genre's
+name, is never read as HTML, Markdown or a formula.
 """
 
 from __future__ import annotations
@@ -10,385 +11,493 @@ import base64
 import html
 import io
 import warnings
+from pathlib import Path
 
-import librosa.display
+import librosa
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import soundfile
 from IPython.display import display
+from matplotlib import font_manager
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from .audio import HOP_LENGTH, SAMPLE_RATE
+from .audio import FRAME_RATE, N_CHROMA, SAMPLE_RATE, load_audio
 
-DB_MAP = "magma"
-SHARE_MAP = "viridis"
+DB_MAP, SHARE_MAP = "magma", "viridis"
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
-HEAVY = 60_000  # bytes of a picture above which it makes do with fewer colours
-SHARPNESS = 1.8  # pixels drawn for each pixel of the page: sharp on today's screens, and in print
+GREY = "0.6"
+REFERENCE = "Emotify"  # the corpus whose results stand beside this run's
+SHARPNESS = 1.8  # pixels drawn for each pixel of the page: sharp on screens and in print
+# Those that are installed are used: Latin, Greek, Cyrillic; then Chinese, Japanese, Korean.
+FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Arial Unicode MS")
+PITCHES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
+FREQUENCIES = (512, 1024, 2048, 4096, 8192)  # Hz, marked on the mel axis
 
 
 def use_style() -> None:
-    """Set the series' look; call once, with the imports. Notebook: all."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 100,
-            "figure.constrained_layout.use": True,
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
-            "legend.frameon": False,
-            "image.cmap": SHARE_MAP,
-        }
-    )
-    pd.set_option("display.precision", 3)
-    # tqdm, which librosa imports, asks for ipywidgets in red; nothing here draws its bars.
+    """Set the series' look, whatever a user's matplotlibrc says. Notebook: all."""
+    mpl.rcdefaults()
+    installed = set(font_manager.get_font_names())
+    style = {
+        "figure.constrained_layout.use": True,
+        "font.family": [font for font in FONTS if font in installed],
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "legend.frameon": False,
+        "image.cmap": SHARE_MAP,
+    }
+    plt.rcParams.update(style)
+    # librosa imports tqdm, which asks for ipywidgets in red. Nothing here draws tqdm's bars.
     warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 # --- showing --------------------------------------------------------------------------------------
 
 
-def show(fig, caption: str, digits: int | None = 3, key: bool = False):
+def show(fig, caption: str, digits: int | None = 3, key: bool = False) -> None:
     """Display a figure with its caption, and close it. Notebook: all.
 
     digits : the output's text holds the numbers drawn, to so many significant digits, so that nbval
-        compares figures too; None for a figure of results that differ between machines
-    key : the figure that stands for its notebook in the short report
+        compares figures too; None for a figure of numbers that differ between machines
+    key : the figure stands for its notebook in the short report
     """
-    stream = io.BytesIO()
-    fig.savefig(stream, format="png", bbox_inches="tight", dpi=SHARPNESS * fig.dpi)
-    picture = Image.open(stream).convert("RGB")
-    width = round(picture.width / SHARPNESS)
-    encoded = base64.b64encode(_compressed(picture)).decode()
-    image = {"alt": caption, "width": width}
-    text = f"Figure: {caption}\n{drawn(fig, digits)}"
-    display(
-        {"image/png": encoded, "text/plain": text},
-        metadata={"image/png": image, "caption": caption, "key": key},
-        raw=True,
-    )
-    _show_caption("Figure", caption)
+    picture, width = _png(fig, bbox_inches="tight")
+    content = {"image/png": picture, "text/plain": f"Figure: {caption}\n{drawn(fig, digits)}"}
+    metadata = {"image/png": {"alt": caption, "width": width}, "caption": caption, "key": key}
+    display(content, metadata=metadata, raw=True)
+    _show_caption(f"Figure: {caption}")
     plt.close(fig)
 
 
-def _compressed(picture: Image.Image) -> bytes:
-    """As PNG with colours of its own: a third of the bytes, and no eye sees it."""
-    for colours in (256, 48):
-        stream = io.BytesIO()
-        few = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(stream, "PNG", optimize=True)
-        if stream.tell() < HEAVY:
-            break
-    return stream.getvalue()
+def _show_caption(text: str) -> None:
+    """The caption below a figure or table. Pages number them and leave this output out."""
+    content = {"text/html": f"<p><em>{escaped(text)}</em></p>", "text/plain": text}
+    display(content, metadata={"is_caption": True}, raw=True)
 
 
-def _show_caption(kind: str, caption: str) -> None:
-    """The caption under a figure or table; pages, which number them, leave this output out."""
-    text = f"*{kind}: {caption}*"
-    display({"text/markdown": text, "text/plain": text}, metadata={"is_caption": True}, raw=True)
+def escaped(text) -> str:
+    """Text for HTML. A dollar sign in an element of its own begins no formula."""
+    return html.escape(str(text)).replace("$", "<span>$</span>")
+
+
+def _png(fig, **options) -> tuple[str, int]:
+    """A figure as PNG of 256 colours in base64, and its width on the page in pixels."""
+    _write_ticks(fig)
+    for text in fig.findobj(Text):  # a name with $ is no formula; a tick of a logarithmic axis is
+        text.set_parse_math("$" not in text.get_text() or "\\mathdefault" in text.get_text())
+    stream, small = io.BytesIO(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # no font has that script
+        fig.savefig(stream, format="png", dpi=SHARPNESS * fig.dpi, **options)
+    picture = Image.open(stream).convert("RGB")
+    picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    picture.save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode(), round(picture.width / SHARPNESS)
 
 
 def drawn(fig, digits: int | None = 3) -> str:
-    """What a figure shows, in words and numbers: a line for each thing drawn in each axes.
+    """What a figure shows: for each axes its words, and a line for each thing drawn.
 
     digits : significant digits of the numbers; None leaves the numbers out
-    Notebook: all.
     """
+    _write_ticks(fig)
     lines = []
-    for ax in fig.axes:
-        lines.append(f"[{ax.get_title()}] x: {ax.get_xlabel()}, y: {ax.get_ylabel()}")
-        for axis in (ax.xaxis, ax.yaxis):
-            names = _tick_names(axis)
-            if any(name[:1].isalpha() for name in names):  # else they are numbers
-                lines.append(f"  ticks: {', '.join(names)}")
-        for kind, values in _artists(ax):
-            shape = "x".join(map(str, np.shape(values)))
-            line = f"  {kind} {shape}"
-            if digits is not None:
-                line += _statistics(values, digits)
-            lines.append(line)
+    for part in [*fig.texts, *fig.legends, *fig.axes]:
+        words = [text.get_text() for text in part.findobj(Text) if text.get_visible()]
+        lines.append(" | ".join(word for word in words if any(map(str.isalpha, word))))
+        scale = part.get_label() == "<colorbar>"  # which says nothing of the data
+        for artist in [] if scale else part.get_children():
+            values = _numbers(artist)
+            if np.size(values) and artist is not getattr(part, "patch", None):
+                shape = "x".join(map(str, np.shape(values)))
+                lines.append(f"  {type(artist).__name__} {shape}{_statistics(values, digits)}")
     return "\n".join(lines)
 
 
-def _tick_names(axis) -> list[str]:
-    low, high = sorted(axis.get_view_interval())
-    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-    return [tick.label1.get_text() for tick in ticks]
+def _write_ticks(fig) -> None:
+    """Let the axes write their tick labels, which they else do when they are drawn."""
+    for ax in fig.axes:
+        ax.get_xticklabels()
+        ax.get_yticklabels()
 
 
-def _artists(ax):
-    """Yield (kind, numbers) of what is drawn in an axes."""
-    for line in ax.get_lines():
-        yield _named("line", line), np.array(line.get_xydata(), float)
-    for collection in ax.collections:
-        array = collection.get_array()
-        if array is None and hasattr(collection, "get_segments"):
-            array = np.concatenate([[], *collection.get_segments()], axis=None)
-        elif array is None:
-            array = collection.get_offsets()
-        yield _named(type(collection).__name__, collection), np.ma.filled(array, np.nan)
-    for image in ax.get_images():
-        yield "image", np.ma.filled(image.get_array(), np.nan)
-    sizes = [
-        [patch.get_width(), patch.get_height()]
-        for patch in ax.patches
-        if hasattr(patch, "get_width")
-    ]
-    if sizes:
-        yield "bars", np.array(sizes, float)
+def _numbers(artist):
+    """The coordinates or values of something drawn, if it has any."""
+    if isinstance(artist, Rectangle):
+        return artist.get_bbox().bounds
+    if hasattr(artist, "get_xydata"):
+        return artist.get_xydata()
+    if not hasattr(artist, "get_array"):
+        return ()
+    values = artist.get_array()
+    if values is None and hasattr(artist, "get_segments"):
+        values = np.concatenate([[], *artist.get_segments()], axis=None)
+    elif values is None:
+        values = artist.get_offsets()
+    return np.ma.filled(values, np.nan)
 
 
-def _named(kind: str, artist) -> str:
-    """With the name that a legend gives it; matplotlib's own begin with an underscore."""
-    name = str(artist.get_label())
-    if not name or name.startswith("_"):
-        return kind
-    return f"{kind} ({name})"
-
-
-def _statistics(values, digits: int) -> str:
+def _statistics(values, digits: int | None) -> str:
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
-    if values.size == 0:
+    if digits is None or values.size == 0:
         return ""
-    # The last is a weighted sum: it changes when numbers change places, too.
+    # The last is a weighted mean: it changes when numbers change places, too.
     order = np.linspace(0.5, 1.5, values.size)
     numbers = [values.min(), values.mean(), values.max(), (values * order).mean()]
     # Rounded against the largest of them: what is nearly 0 by cancellation would not round alike.
-    scale = max(map(abs, numbers)) or 1.0
-    places = int(digits - 1 - np.floor(np.log10(scale)))
+    places = int(digits - 1 - np.floor(np.log10(max(map(abs, numbers)) or 1.0)))
     words = [f"{round(number, places) + 0.0:.{max(places, 0)}f}" for number in numbers]
     return ": min {}, mean {}, max {}, weighted {}".format(*words)
 
 
-def table(frame: pd.DataFrame, caption: str, best=(), digits: int = 3, index: bool = True) -> None:
+def table(frame, caption: str, best=(), digits: int = 2, index: bool = True, key: bool = False):
     """Display a table with its caption. Notebook: all.
 
+    frame : a DataFrame of text, numbers, `metrics.Estimate` or `metrics.Difference`
     best : a column, or several, whose largest value is set bold; digits : decimals of its numbers
+    key : the table stands for its notebook in the short report
     """
-    text = frame.copy().astype(object)
-    for name in frame:
-        text[name] = [_cell(value, digits) for value in frame[name]]
-    rich = text.map(html.escape)
-    if isinstance(best, str):
-        best = [best]
-    for name in best:
-        row = pd.to_numeric(frame[name], errors="coerce").argmax()
-        column = rich.columns.get_loc(name)
-        rich.iloc[row, column] = f"<strong>{rich.iloc[row, column]}</strong>"
-    rich.index = rich.index.map(lambda label: html.escape(str(label)))
-    page = rich.to_html(escape=False, index=index, border=0)
-    data = {"text/html": page, "text/plain": text.to_string(index=index)}
-    display(data, metadata={"caption": caption}, raw=True)
-    _show_caption("Table", caption)
+    text = frame.astype(object).map(lambda value: _cell(value, digits))
+    rich = text.map(escaped)
+    for name in [best] if isinstance(best, str) else best:
+        values = [getattr(value, "value", value) for value in frame[name]]
+        values, column = pd.to_numeric(values, errors="coerce"), frame.columns.get_loc(name)
+        for row in np.flatnonzero(values == np.nanmax([-np.inf, *values])):
+            rich.iloc[row, column] = f"<strong>{rich.iloc[row, column]}</strong>"
+    rich.index = [escaped(label) for label in rich.index]
+    rich.columns = [escaped(label) for label in rich.columns]
+    with pd.option_context("display.max_colwidth", None):
+        page = rich.to_html(escape=False, index=index, border=0)
+        content = {"text/html": page, "text/plain": text.to_string(index=index)}
+    display(content, metadata={"caption": caption, "key": key}, raw=True)
+    _show_caption(f"Table: {caption}")
 
 
 def _cell(value, digits: int) -> str:
-    if not isinstance(value, (float, np.floating)):
-        return str(value)
-    if np.isnan(value):
-        return "–"
-    return f"{value:.{digits}f}"
+    if hasattr(value, "low"):  # a Difference has a sign
+        sign = "+" if hasattr(value, "seeds_ahead") else ""
+        numbers = [value.value, value.low, value.high]
+        return "{} [{}, {}]".format(*(_decimal(number, digits, sign) for number in numbers))
+    if isinstance(value, (float, np.floating)):
+        return "–" if np.isnan(value) else _decimal(value, digits)
+    return "–" if value is None else str(value)
 
 
-def player(samples, caption: str, seconds: float = 5.0) -> None:
-    """Display a player for the first `seconds` of samples (n,) at 22 050 Hz, as MP3 (35 kB).
+def _decimal(number: float, digits: int, sign: str = "") -> str:
+    return f"{round(number, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.00
 
-    All are brought to one peak: spectrograms do not know how loud a clip was. Notebooks: 01, 03.
+
+def result_table(results, models, metrics, reference, caption: str, key: bool = False) -> None:
+    """Display a row for each model: each metric of this run, and of the reference corpus.
+
+    results, reference : "model metric" -> Estimate or number, as in a record; a column of which the
+        reference knows nothing is left out
+    Notebooks: 05 to 10.
     """
-    samples = np.asarray(samples)[: round(seconds * SAMPLE_RATE)]
-    samples = 0.8 * samples / max(np.abs(samples).max(), 1e-9)
+    columns = {}
+    for metric in metrics:
+        columns |= _beside(metric, [f"{model} {metric}" for model in models], results, reference)
+    best = list(columns) if len(models) > 1 else ()
+    table(pd.DataFrame(columns, list(models), dtype=object), caption, best, key=key)
+
+
+def comparison_table(results, pairs, metric, reference, caption: str, key: bool = False) -> None:
+    """Display a row for each pair of models (a, b): a - b with its interval, and the verdict.
+
+    results, reference : "a - b metric" -> Difference, as in a record. Notebooks: 05 to 10.
+    """
+    from .metrics import verdict  # brings scikit-learn, which notebooks 01 to 03 do without
+
+    names = [f"{a} - {b}" for a, b in pairs]
+    columns = _beside(metric, [f"{name} {metric}" for name in names], results, reference)
+    for title, column in list(columns.items()):
+        words = [
+            value and f"{verdict(value)} ({value.seeds_ahead} of {value.seeds})" for value in column
+        ]
+        columns[title.replace(metric, "verdict (seeds ahead)", 1)] = words
+    table(pd.DataFrame(columns, names, dtype=object), caption, key=key)
+
+
+def _beside(title: str, keys: list[str], results, reference) -> dict[str, list]:
+    """Columns of this run's results and of the reference's; one that knows nothing is left out."""
+    sources = {title: results, f"{title}, {REFERENCE}": reference or {}}
+    columns = {name: [source.get(key) for key in keys] for name, source in sources.items()}
+    return {name: values for name, values in columns.items() if values.count(None) < len(values)}
+
+
+PLAYER = """<figure class="player" data-time="{time}"><figcaption>{caption}</figcaption>{picture}
+<audio controls src="data:audio/mpeg;base64,{sound}" aria-label="{alt}"></audio></figure>"""
+PICTURE = """<div><img width="{width}" style="max-width:100%" alt="{alt}"
+src="data:image/png;base64,{data}"></div>"""
+# Puts a cursor on the picture of each player; a click into the picture seeks. Where scripts are
+# barred, picture and sound stay.
+SCRIPT = """<script>
+for (const box of document.querySelectorAll("figure.player[data-time]:not([data-live])")) {
+  box.dataset.live = "yes";
+  const [audio, picture] = [box.querySelector("audio"), box.querySelector("img")];
+  if (!picture) continue;
+  const [left, width, top, height, begin, end] = box.dataset.time.split(" ").map(Number);
+  const cursor = document.createElement("div");
+  cursor.style = `position:absolute;top:${100 * top}%;height:${100 * height}%;width:2px;` +
+    "background:#3CFF9E;pointer-events:none;display:none";
+  picture.parentNode.style = "position:relative;display:inline-block";
+  picture.parentNode.append(cursor);
+  const move = () => {
+    const share = (audio.currentTime - begin) / (end - begin);
+    cursor.style.left = 100 * (left + width * share) + "%";
+    cursor.style.display = share > 1 ? "none" : "block";
+    if (!audio.paused) requestAnimationFrame(move);
+  };
+  audio.addEventListener("play", move);
+  audio.addEventListener("seeked", move);
+  picture.addEventListener("click", event => {
+    const share = (event.offsetX / picture.clientWidth - left) / width;
+    audio.currentTime = Math.max(0, begin + share * (end - begin));
+  });
+}
+</script>"""
+
+
+def player(audio, caption: str, S=None, beats=None, true_beats=None, seconds: float = 8.0) -> None:
+    """Display a player of the first seconds of a sound, with a picture on which a cursor runs.
+
+    audio : samples (n,) at 22,050 Hz, or a path; all are brought to one peak
+    S : mel (128, T) in dB or chroma (12, T), whose beats are marked as in `plot_spectrogram`, or a
+        figure with seconds on its x axes; None: no picture
+    Notebooks: 01 to 03, 07.
+    """
+    samples = load_audio(audio) if isinstance(audio, (str, Path)) else np.asarray(audio)
+    samples = samples[: round(seconds * SAMPLE_RATE)]
     stream = io.BytesIO()
-    soundfile.write(stream, samples, SAMPLE_RATE, format="MP3")
-    source = f"data:audio/mpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    words = html.escape(caption)
-    page = (
-        f"<figure><figcaption>{words}</figcaption>"
-        f'<audio controls src="{source}" aria-label="{words}"></audio></figure>'
-    )
-    display({"text/html": page, "text/plain": f"Sound: {caption}"}, raw=True)
+    loudness = 0.8 / max(np.abs(samples).max(initial=0), 1e-9)
+    soundfile.write(stream, loudness * samples, SAMPLE_RATE, format="MP3")
+    sound = base64.b64encode(stream.getvalue()).decode()
+    words = {"caption": escaped(caption), "alt": html.escape(caption)}
+    page = PLAYER.format(time="", picture="", sound=sound, **words)
+    if S is not None:
+        if not hasattr(S, "savefig"):
+            S, ax = S[:, : round(seconds * FRAME_RATE)], plt.subplots(figsize=(8, 3))[1]
+            S = plot_spectrogram(S, ax, beats=beats, true_beats=true_beats, colorbar=False).figure
+        time, picture = _still(S, words["alt"])
+        page = PLAYER.format(time=time, picture=picture, sound=sound, **words) + SCRIPT
+    content = {"text/html": page, "text/plain": f"Sound: {caption}"}
+    display(content, metadata={"caption": caption}, raw=True)
+
+
+def _still(fig, alt: str) -> tuple[str, str]:
+    """Where time lies on a picture (shares of it, then seconds), and the picture in HTML."""
+    data, width = _png(fig)
+    begin, end = fig.axes[0].get_xlim()
+    boxes = [ax.get_position() for ax in fig.axes if ax.get_xlim() == (begin, end)]
+    top, bottom = max(box.y1 for box in boxes), min(box.y0 for box in boxes)
+    plt.close(fig)
+    place = [boxes[0].x0, boxes[0].width, 1 - top, top - bottom, begin, end]
+    time = " ".join(f"{number:.4f}" for number in place)
+    return time, PICTURE.format(width=width, alt=alt, data=data)
 
 
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def _axes(ax):
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6, 3.5))
-    return ax
+def _axes(ax, size=(6, 3.5)):
+    return plt.subplots(figsize=size)[1] if ax is None else ax
 
 
 def plot_spectrogram(
-    S,
-    ax=None,
-    *,
-    kind: str = "mel",
-    beat_synced: bool = False,
-    beats=None,
-    title: str = "",
-    colorbar: bool = True,
+    S, ax=None, *, beats=None, true_beats=None, beat_synced=False, title="", colorbar=True
 ):
-    """Draw a mel spectrogram (128, T) in dB or a chromagram (12, T). Notebooks: 01, 02, 03.
+    """Draw a mel spectrogram (128, T) in dB or a chromagram (12, T). Notebooks: 01 to 03, 07.
 
-    kind : "mel" or "chroma"; beat_synced : columns are beats, not frames
-    beats : frame numbers to mark as lines
+    beats, true_beats : frame numbers of tracked and of true beats, marked as lines
+    beat_synced : the columns are beats. With `beats`, each is drawn as wide as it lasts; else all
+        alike. The last column lasts as long as most, or until a further number in `beats`.
     """
-    ax = _axes(ax)
-    looks = {
-        "mel": {"cmap": DB_MAP, "vmin": -80, "vmax": 0, "fmax": SAMPLE_RATE / 2},
-        "chroma": {"cmap": SHARE_MAP, "vmin": 0, "vmax": 1},
-    }
-    grid, xlabel = {"sr": SAMPLE_RATE, "hop_length": HOP_LENGTH, "x_axis": "time"}, "time (s)"
-    if beat_synced:
-        grid, xlabel = {}, "beat number"
-    # A writable copy: librosa 0.11 has crashed on read-only arrays.
-    picture = librosa.display.specshow(np.array(S), y_axis=kind, ax=ax, **looks[kind], **grid)
-    names = {"mel": "frequency (Hz, mel scale)", "chroma": "pitch class"}
-    ax.set(title=title, xlabel=xlabel, ylabel=names[kind])
-    if beat_synced:
+    ax, S = _axes(ax), np.asarray(S)
+    edges, xlabel = (np.arange(S.shape[1] + 1) - 0.5) / FRAME_RATE, "time (s)"
+    if beat_synced and beats is None:
+        edges, xlabel = np.arange(S.shape[1] + 1), "beat number"
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if beats is not None:
-        seconds = np.asarray(beats) * HOP_LENGTH / SAMPLE_RATE
-        ax.vlines(seconds, *ax.get_ylim(), color="white", linewidth=0.7, linestyle="--", alpha=0.8)
+    elif beat_synced:
+        edges, beats = _beat_edges(beats, S.shape[1]) / FRAME_RATE, None
+    if len(S) == N_CHROMA:
+        picture = ax.pcolormesh(edges, np.arange(13) - 0.5, S, cmap=SHARE_MAP, vmin=0, vmax=1)
+        ax.set_yticks(range(N_CHROMA), PITCHES, fontsize=8)
+        ylabel, scale = "pitch class", {"format": "%.1f", "label": "strength"}
+    else:
+        rows = _mel_edges(len(S))
+        picture = ax.pcolormesh(edges, rows, S, cmap=DB_MAP, vmin=-80, vmax=0)
+        ax.set_yscale("function", functions=(librosa.hz_to_mel, librosa.mel_to_hz))
+        ax.set(yticks=FREQUENCIES, ylim=(rows[0], rows[-1]))
+        ylabel, scale = "frequency (Hz)", {"format": "%.0f dB", "label": "level"}
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(edges[0], edges[-1]))
+    _mark_beats(ax, beats, true_beats)
     if colorbar:
-        form, label = {
-            "mel": ("%+.0f dB", "level against the clip's maximum"),
-            "chroma": ("%.1f", "strength"),
-        }[kind]
-        ax.figure.colorbar(picture, ax=ax, format=form).set_label(label)
+        ax.figure.colorbar(picture, ax=ax, **scale)
     return ax
 
 
-def plot_class_counts(counts: pd.Series, ax=None, *, title: str = "", colours=None):
-    """Draw the number of clips of each class as bars, in the order of `counts`. Notebook: 04."""
-    ax = _axes(ax)
-    if colours is None:
-        colours = [COLOURS[0]] * len(counts)
-    bars = ax.barh(counts.index[::-1], counts.to_numpy()[::-1], color=list(colours)[::-1])
+def _mel_edges(rows: int) -> np.ndarray:
+    """Frequencies in Hz between mel rows (rows + 1,); a row's filter peaks amid its two edges."""
+    top = librosa.hz_to_mel(SAMPLE_RATE / 2)
+    return librosa.mel_to_hz((np.arange(rows + 1) + 0.5) * top / (rows + 1))
+
+
+def _beat_edges(beats, columns: int) -> np.ndarray:
+    """Frames where the columns of a beat-synced array begin and end (columns + 1,)."""
+    edges = np.unique([0, *beats])
+    if len(edges) == columns:
+        edges = np.append(edges, edges[-1] + np.median(np.diff(edges)))
+    if len(edges) != columns + 1:
+        raise ValueError(f"{columns} columns do not fit {len(beats)} beats; give this clip's beats")
+    return edges
+
+
+def _mark_beats(ax, beats, true_beats) -> None:
+    """Tracked beats as white lines, true ones below them in blue."""
+    lines = [("tracked beats", beats, "white"), ("true beats", true_beats, COLOURS[5])]
+    lines = [line for line in lines if line[1] is not None]
+    for i, (name, frames, colour) in enumerate(lines):
+        times = np.asarray(frames) / FRAME_RATE
+        times = times[(times >= ax.get_xlim()[0]) & (times <= ax.get_xlim()[1])]
+        bottom, height = 1 - (i + 1) / len(lines), 1 / len(lines)
+        look = {"color": colour, "linewidth": 1.2, "transform": ax.get_xaxis_transform()}
+        ax.vlines(times, bottom, bottom + height, label=name, **look)
+    if lines:
+        look = {"frameon": True, "facecolor": "0.2", "labelcolor": "white", "fontsize": 8}
+        ax.legend(loc="upper right", **look)
+
+
+def plot_class_counts(counts: pd.Series, ax=None, *, title="", colours=COLOURS[0]):
+    """Draw the number of clips of each class as bars, from top to bottom. Notebook: 04."""
+    ax, places = _axes(ax), range(len(counts))
+    bars = ax.barh(places, counts.to_numpy(), color=colours)
     ax.bar_label(bars, padding=2, fontsize=8)
+    ax.set_yticks(places, counts.index)
     ax.set(title=title, xlabel="clips")
+    ax.invert_yaxis()
     ax.margins(x=0.12)
     return ax
 
 
-def plot_history(epochs, ax=None, *, title: str = "", best_epoch: int | None = None):
-    """Draw training and validation loss (left axis) and the validation score (right axis).
+def plot_histories(histories: dict, *, lines: dict | None = None, score: str = ""):
+    """Draw the losses of trainings, two panels in a row on one scale; returns the figure.
 
-    epochs : `History.epochs`, a dict an epoch; best_epoch : is marked. Notebooks: 05, 07, 08.
+    histories : name -> rows of `training.fit`; lines : name -> loss to compare with, such as ln n
+    score : name of the validation score, which gets a panel of its own; "" leaves it out
+    Notebooks: 05, 07, 08, 09b.
     """
-    ax = _axes(ax)
-    history = pd.DataFrame(epochs)
-    ax.plot(history["epoch"], history["train_loss"], color=COLOURS[0], label="training loss")
-    ax.set(xlabel="epoch", ylabel="loss")
-    ax.set_title(title, pad=24)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if "val_loss" in history:
-        ax.plot(history["epoch"], history["val_loss"], color=COLOURS[1], label="validation loss")
-        right = ax.twinx()
-        score = history["val_score"]
-        right.plot(
-            history["epoch"], score, color=COLOURS[2], linestyle=":", label="validation score"
-        )
-        right.set(ylabel="score", ylim=(min(0, score.min()), 1))
-        right.spines["right"].set_visible(True)
-        lines = ax.get_lines() + right.get_lines()
-        # Above the axes: somewhere within, it would lie on one curve or another.
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3, "columnspacing": 1}
-        ax.legend(lines, [line.get_label() for line in lines], fontsize=8, **place)
-    if best_epoch:
-        ax.axvline(best_epoch, color="0.6", linewidth=1, linestyle="--")
-    return ax
+    tables = {name: pd.DataFrame(rows).set_index("epoch") for name, rows in histories.items()}
+    panels = [*tables, "validation"] if score else list(tables)
+    columns, rows = min(2, len(panels)), -(-len(panels) // 2)
+    fig = plt.figure(figsize=(4.2 * columns, 2.6 * rows + 0.4))
+    axes, first = {}, None
+    for i, name in enumerate(panels):
+        scale = first if name in tables else None  # the score has a scale of its own
+        axes[name] = fig.add_subplot(rows, columns, i + 1, sharey=scale)
+        first = first or axes[name]
+    for name, history in tables.items():
+        ax = axes[name]
+        ax.plot(history["train_loss"], color=COLOURS[0], label="training loss")
+        if "val_loss" in history:
+            watched = history["val_loss"].dropna()
+            ax.plot(watched, color=COLOURS[1], marker=".", label="validation loss")
+        for label, value in (lines or {}).items():
+            ax.axhline(value, color=GREY, linestyle="--", linewidth=1, label=label)
+        ax.set(title=name, xlabel="epoch", ylabel="loss")
+        if score:
+            axes["validation"].plot(history["val_score"].dropna(), marker=".", label=name)
+    fig.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    if score:
+        axes["validation"].set(title="validation", xlabel="epoch", ylabel=score)
+        axes["validation"].legend(fontsize=8)
+    for ax in fig.axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return fig
 
 
-def plot_confusion(confusion: np.ndarray, classes: list[str], ax=None, *, title: str = ""):
+def plot_confusion(confusion: np.ndarray, classes: list[str], ax=None, *, title=""):
     """Draw a confusion matrix, rows true, coloured by the share of each true class. Notebook: 06.
 
-    confusion : (n_classes, n_classes) counts, which are written in
+    confusion : (n_classes, n_classes) counts, which are written in; zeros stay empty
     """
-    ax = _axes(ax)
+    ax, places = _axes(ax, (6, 5)), range(len(classes))
+    confusion = np.asarray(confusion)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    sns.heatmap(
-        shares,
-        annot=confusion,
-        fmt="d",
-        ax=ax,
-        cmap=SHARE_MAP,
-        vmin=0,
-        vmax=1,
-        xticklabels=classes,
-        yticklabels=classes,
-        square=True,
-        cbar_kws={"label": "share of the true class", "shrink": 0.8},
-        annot_kws={"fontsize": 8},
-    )
+    picture = ax.imshow(shares, cmap=SHARE_MAP, vmin=0, vmax=1)
+    for row, column in np.argwhere(confusion):
+        colour = "black" if shares[row, column] > 0.6 else "white"
+        look = {"ha": "center", "va": "center", "fontsize": 8, "color": colour}
+        ax.text(column, row, f"{confusion[row, column]:.0f}", **look)
+    ax.set_xticks(places, classes, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(places, classes)
     ax.set(title=title, xlabel="predicted class", ylabel="true class")
-    ax.tick_params(axis="x", rotation=45)
-    ax.tick_params(axis="y", rotation=0)
-    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    ax.figure.colorbar(picture, ax=ax, label="share of the true class", shrink=0.8)
     return ax
 
 
 def plot_forest(
-    estimates: pd.DataFrame, ax=None, *, title: str = "", xlabel: str = "", reference=None
+    estimates: dict, ax=None, *, baselines=(), reference=None, line=None, title="", xlabel=""
 ):
-    """Draw values with their intervals, a line each. Notebooks: 06 to 10.
+    """Draw values with their intervals, the largest at the top. Notebooks: 06 to 10.
 
-    estimates : columns label, value, low, high, top to bottom; reference : a value to mark
+    estimates : label -> Estimate or Difference; baselines : labels that get a second colour
+    reference : label -> the same on the reference corpus, drawn below each; line : a value to mark
     """
-    ax = _axes(ax)
-    places = np.arange(len(estimates))[::-1]
-    values = estimates["value"].to_numpy()
-    errors = np.abs(estimates[["low", "high"]].to_numpy().T - values)
-    look = {"fmt": "o", "color": COLOURS[0], "ecolor": "0.5", "capsize": 3, "markersize": 5}
-    ax.errorbar(values, places, xerr=errors, **look)
-    ax.set(title=title, xlabel=xlabel, ylim=(-0.6, len(estimates) - 0.4))
-    ax.set_yticks(places, estimates["label"])
-    if reference is not None:
-        ax.axvline(reference, color="0.6", linestyle="--", linewidth=1)
+    ax, reference = _axes(ax, (6, 0.8 + 0.35 * len(estimates))), reference or {}
+    labels = sorted(estimates, key=lambda label: estimates[label].value)
+    kinds = {}
+
+    def draw(place, estimate, kind, colour, marker):
+        ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+        look = {"color": colour, "fmt": marker, "markersize": 5}
+        kinds[kind] = ax.errorbar(estimate.value, place, xerr=ends, **look)
+
+    for place, label in enumerate(labels):
+        if label in baselines:
+            draw(place, estimates[label], "baseline", COLOURS[1], "s")
+        else:
+            draw(place, estimates[label], "network", COLOURS[0], "o")
+        if label in reference:
+            draw(place - 0.25, reference[label], REFERENCE, GREY, "D")
+    if len(kinds) > 1:
+        ax.legend(list(kinds.values()), list(kinds), fontsize=8)
+    if line is not None:
+        ax.axvline(line, color=GREY, linestyle="--", linewidth=1)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set(title=title, xlabel=xlabel, ylim=(-0.6, len(labels) - 0.4))
     return ax
 
 
-def plot_scatter(y, pred, ax=None, *, title: str = "", axis: str = "value"):
+def plot_scatter(y, pred, ax=None, *, title="", axis="value"):
     """Draw predicted against true values of one affect axis, 0 to 1. Notebook: 08."""
-    ax = _axes(ax)
-    ax.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
+    ax = _axes(ax, (3.6, 3.6))
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, zorder=0)
     ax.scatter(y, pred, s=14, alpha=0.7, color=COLOURS[0], linewidths=0)
     ax.set(xlabel=f"true {axis}", ylabel=f"predicted {axis}", title=title)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return ax
 
 
-def plot_maps(
-    maps,
-    *,
-    columns: int = 8,
-    titles=None,
-    cmap: str = SHARE_MAP,
-    suptitle: str = "",
-    size: float = 1.3,
-    aspect: float = 1.0,
-    limits=(None, None),
-):
-    """Draw a grid of small images (n, H, W), origin at the lower left; returns the figure.
+def plot_maps(maps, *, columns=8, titles=(), suptitle="", size=(1.3, 1.3), **look):
+    """Draw a grid of small images (n, H, W), row 0 at the bottom; returns the figure. Notebook: 07.
 
-    size : height of an image in inches; aspect : its width over its height
-    limits : smallest and largest value of one colour scale for all; None takes each image's own
-    Notebook: 07.
+    size : width and height of an image in inches; look : cmap, vmin, vmax; without these two each
+        image has a scale of its own
     """
     rows = -(-len(maps) // columns)
-    shape = (columns * size * aspect, rows * size + 0.4)
-    fig, grid = plt.subplots(rows, columns, figsize=shape, squeeze=False)
-    for ax in grid.flat:
-        ax.axis("off")
-    for i, (ax, image) in enumerate(zip(grid.flat, maps, strict=False)):
-        low, high = limits
-        ax.imshow(image, cmap=cmap, origin="lower", aspect="auto", vmin=low, vmax=high)
-        if titles is not None:
-            ax.set_title(titles[i], fontsize=8)
+    fig = plt.figure(figsize=(columns * size[0], rows * size[1] + 0.4))
+    for i, image in enumerate(maps):
+        ax = fig.add_subplot(rows, columns, i + 1)
+        ax.imshow(image, origin="lower", aspect="auto", **look)
+        ax.set_axis_off()
+        ax.set_title(titles[i] if i < len(titles) else "", fontsize=8)
     fig.suptitle(suptitle, fontsize=11)
     return fig

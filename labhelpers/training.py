@@ -1,537 +1,294 @@
-"""The training loop, as plain functions, and what comes before and after it."""
+"""The training loop, and what comes before and after it. Shapes as in `models`."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import html
 import math
+import os
 import random
-import time
-import warnings
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from IPython import get_ipython
-from IPython.display import display
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .batches import N_WINDOWS, Augment, augment_batch, batches, cut, even_starts
-from .datasets import SpectrogramDataset, union
-from .files import atomic
+from .clips import Clips, Reads, batches, cut, even_starts
 from .metrics import macro_f1, mean_rho
-from .models import Backbone, Model
+from .models import Model
 
-WARM_UP = 0.3  # of the steps, in which the one-cycle schedule raises the learning rate
-SMOOTHED = 3  # epochs whose validation losses are averaged to judge the last of them
-
-
-@dataclass
-class History:
-    """What a training left. Notebook: 05.
-
-    epochs : of each its number (epoch), train_loss, val_loss, val_score, lr and seconds
-    best_epoch : the one whose weights the model has; parameters : trained ones; batches : an epoch
-    """
-
-    epochs: list[dict] = field(default_factory=list)
-    best_epoch: int = 0
-    parameters: int = 0
-    batches: int = 0
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.epochs)
-
-    def first(self, n: int = 3) -> str:
-        """What is the same on every processor: the sizes, and the losses of the first n epochs."""
-        lines = [f"{self.parameters:,} parameters, {self.batches} batches an epoch"]
-        for row in self.epochs[:n]:
-            line = f"epoch {row['epoch']}: training loss {row['train_loss']:.3f}"
-            if "val_loss" in row:
-                line += f", validation loss {row['val_loss']:.3f}"
-            lines.append(line)
-        return "\n".join(lines)
+LOOKS = 12  # at the validation clips, in a training: each costs as much as a part of an epoch
 
 
 def set_seed(seed: int) -> None:
     """Seed Python, NumPy and torch. Notebooks: 05 to 10."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device of that name; "auto" takes a GPU where there is one. Notebook: 00.
 
-    Raises ValueError when there is none of that name, or torch has no code for it.
+    On a CPU it also sets one thread (unless OMP_NUM_THREADS is set), so that results do not depend
+    on the number of cores and a small LSTM does not wait for its threads, and counts numbers below
+    1e-38 as 0, which a CPU computes ten times slower. Raises ValueError.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError:
-        known = "'auto', 'cpu', 'cuda', 'cuda:1', …"
-        raise ValueError(f"DEVICE = {name!r}; known: {known}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+        torch.ones(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"DEVICE = {name!r}, but torch finds no GPU; on Kaggle: Settings > Accelerator > GPU. "
-            "'auto' runs without"
-        )
-    if device.type == "cuda":
-        try:
-            torch.ones(1, device=device).sum().item()
-        except RuntimeError as error:  # a GPU may be there, and torch have no code for it
-            raise ValueError(
-                f"torch cannot use the GPU {name} ({str(error).splitlines()[0]}); "
-                "on Kaggle: Settings > Accelerator > GPU T4 x2, or DEVICE = 'cpu'"
-            ) from None
+            f"DEVICE = {name!r} cannot be used ({reason}). On Kaggle: Settings > Accelerator > "
+            "GPU T4 x2; 'cpu' and 'auto' run everywhere"
+        ) from None
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
     return device
 
 
-def half_type(device: torch.device, half: bool | None = None) -> torch.dtype | None:
-    """The half precision to train in, None for float32. Notebook: 05.
-
-    half : None takes it on a GPU alone, so that a CPU's losses are the same on every processor;
-        bf16 on a CPU is two to three times faster for a CNN where the processor has it
-    """
-    if half is False or (half is None and device.type != "cuda"):
-        return None
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-    return torch.float16 if old else torch.bfloat16
-
-
-# --- the loop -------------------------------------------------------------------------------------
+def epochs_for(steps: int, clips: Clips, batch_size: int = 16) -> int:
+    """Epochs that have about so many gradient steps, at least one. Notebook: 05."""
+    return max(1, round(steps / math.ceil(len(clips) / batch_size)))
 
 
 def fit(
     model: Model,
-    train,
-    val: SpectrogramDataset | None = None,
-    *,
-    epochs: int,
-    lr: float = 1e-3,
-    batch_size: int = 32,
-    seed: int = 0,
-    crop: int | None = None,
-    augment: Augment | None = None,
-    ema: float = 0.0,
-    weight_decay: float = 1e-2,
-    device="auto",
-    half: bool | None = None,
-    checkpoint: Path | None = None,
-    log: bool = True,
-) -> History:
-    """Train `model` in place, and leave it in evaluation mode at its best epoch. Notebook: 05.
-
-    train : a SpectrogramDataset, or several whose batches alternate (multitask with a genre task)
-    val : chooses the epoch, see `best_epoch`; without it the last epoch stays
-    crop : train on random windows of that many frames, validate on evenly spaced ones
-    ema : epochs, about, over which the weights are averaged as they move; then that average is
-        validated and kept. 0 is off
-    half : see `half_type`; whatever is validated is computed in float32
-    checkpoint : a file that holds the state after each epoch: a killed run that is started again
-        with the same arguments goes on from there. It is removed at the end
-    log : show the epochs as they go, in one output
-
-    Losses and scores are over all examples, never a mean of batch means. Raises ValueError on an
-    empty split or a count below 1, FloatingPointError when the loss is no longer a number. An
-    interrupted training leaves the model at its best epoch so far, its history in `model.history`.
-    """
-    _check_counts(epochs=epochs, batch_size=batch_size, crop=crop)
-    if isinstance(device, str):
-        device = pick_device(device)
-    splits = _moved(_listed(train), device)
-    if val is not None:
-        (val,) = _moved([val], device)
-    state = start_training(
-        model.to(device),
-        splits,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        ema=ema,
-        weight_decay=weight_decay,
-        dtype=half_type(device, half),
-    )
-    history, kept = state["history"], model
-    if ema:
-        kept = state["average"].module
-    arguments = fingerprint(
-        model, splits, val, epochs, lr, batch_size, seed, crop, augment, ema, weight_decay, half
-    )
-    _resume(state, checkpoint, arguments)
-    shown = EpochLog(epochs, log)
-    try:
-        for epoch in range(len(history.epochs) + 1, epochs + 1):
-            start = time.perf_counter()
-            # Each epoch has random numbers of its own: a resumed run draws what it would have.
-            set_seed(10_000 * seed + epoch)
-            stream = alternate(splits, batch_size, crop, device)
-            row = {"epoch": epoch, "train_loss": train_epoch(state, stream, augment)}
-            if val:
-                row |= validate(kept, val, crop=crop, batch_size=batch_size)
-            row["lr"] = state["schedule"].get_last_lr()[0]
-            row["seconds"] = time.perf_counter() - start
-            history.epochs.append(row)
-            if best_epoch(history.epochs, epochs) == epoch:
-                history.best_epoch = epoch
-                # Clones: state_dict() alone is an alias of the live weights.
-                state["best"] = {name: v.clone() for name, v in kept.state_dict().items()}
-            checkpoint = _save(state, checkpoint, arguments)
-            shown.add(row, history.best_epoch)
-    finally:  # whatever stops it, a person too, leaves the best so far
-        if state["best"]:
-            model.load_state_dict(state["best"])
-        model.eval()
-        model.history = history
-    if checkpoint:
-        Path(checkpoint).unlink(missing_ok=True)
-    return history
-
-
-def start_training(
-    model: Model,
-    splits,
+    train: Clips,
+    val: Clips | None = None,
     *,
     epochs: int,
     lr: float,
-    batch_size: int,
-    ema: float,
-    weight_decay: float,
-    dtype,
-) -> dict:
-    """What moves in a training, by name: each has a state_dict of its own. Notebook: 05."""
-    device = next(model.parameters()).device
-    steps = sum(math.ceil(len(split) / batch_size) for split in splits)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # AdamW: every weight its own step size, and a decay that does not pass through it.
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
-    # One cycle: up to `lr` in the first 30 % of the steps, then down to nothing (Smith & Topin
-    # 2018); AdamW's momentum goes the other way, .95 to .85 and back.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=epochs * steps + 1, pct_start=WARM_UP
-    )
-    # Gradients in float16 would vanish unless the loss is scaled up.
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    decay = 0.0
-    if ema:
-        decay = max(0.0, 1 - 1 / (steps * ema))
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    return {
-        "model": model,
-        "average": average,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "scaler": scaler,
-        "dtype": dtype,
-        "averaging": ema > 0,
-        "best": {},
-        "history": History(parameters=sum(map(torch.numel, trained)), batches=steps),
-    }
+    batch_size: int = 16,
+    weight_decay: float = 1e-2,
+    seed: int = 0,
+    device="auto",
+    keep: str = "last",
+    log: bool = False,
+) -> list[dict]:
+    """Train `model` in place, and leave it in evaluation mode. Notebook: 05.
 
-
-def train_epoch(state: dict, stream, augment: Augment | None = None) -> float:
-    """One pass over the batches of `stream`; returns the mean loss over its clips. Notebook: 05."""
-    model, optimizer, scaler = state["model"], state["optimizer"], state["scaler"]
-    dtype = state["dtype"]
-    model.train()
-    keep_frozen_statistics(model)
-    device = next(model.parameters()).device
-    total, count = torch.zeros(2, device=device), 0
-    for x, lengths, y in stream:
-        targets = model.targets(y)
-        if augment:
-            x, lengths, targets = augment_batch(x, lengths, targets, model.backbone.mean, augment)
-        with torch.autocast(device.type, dtype) if dtype else nullcontext():
-            outputs = model(x, lengths)
-        loss = model.loss(outputs.float(), targets)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        # One odd batch must not throw the weights far away, least of all an LSTM's.
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)  # float16: leaves out a step whose gradients overflowed
-        scaler.update()
-        state["schedule"].step()
-        if state["averaging"]:
-            state["average"].update_parameters(model)
-        # Summed on the device: reading a number each step would make a GPU wait for the CPU.
-        finite = loss.detach().isfinite()
-        total += torch.stack([loss.detach().nan_to_num(0, 0, 0), finite.float()]) * len(x)
-        count += len(x)
-    loss, finite = total.tolist()
-    spoilt = count - finite
-    if spoilt and not (scaler.is_enabled() and finite):
-        raise FloatingPointError(
-            "the training loss is no longer a finite number: lower the learning rate, or look for "
-            "bad values in the data"
-        )
-    return loss / finite
-
-
-def alternate(splits: list[SpectrogramDataset], batch_size: int, crop: int | None, device):
-    """Shuffled batches of several splits, in a random order of turns. Notebook: 09b."""
-    streams = [
-        batches(split, batch_size, shuffle=True, crop=crop, device=device) for split in splits
-    ]
-    turns = []
-    for i, split in enumerate(splits):
-        turns += [i] * math.ceil(len(split) / batch_size)
-    order = range(len(turns))
-    if len(splits) > 1:
-        order = torch.randperm(len(turns))
-    for i in order:
-        yield next(streams[turns[i]])
-
-
-def best_epoch(epochs: list[dict], planned: int) -> int:
-    """The epoch to keep: the lowest validation loss, averaged with the two before. Notebook: 05.
-
-    The loss, not the score, which jumps with every clip; an average, since a loss jumps too; and
-    never an epoch of the warm-up, when the weights are still close to where chance put them.
-    Without validation losses the last one.
+    val : clips that are watched, at most 12 times; they choose nothing
+    keep : "last", the weights at the end of the schedule; "best", those of the epoch with the best
+        validation score (then every epoch is validated)
+    Returns a row for each epoch: epoch, train_loss (the mean over its clips), and where validated
+    val_loss and val_score.
+    The caller's random numbers are left as they were. Raises ValueError for counts below 1,
+    FloatingPointError when the loss is no number.
     """
-    if "val_loss" not in epochs[-1]:
-        return epochs[-1]["epoch"]
-    losses = pd.Series([row["val_loss"] for row in epochs])
-    smooth = losses.rolling(SMOOTHED, min_periods=1).mean()
-    first = min(math.ceil(WARM_UP * planned), planned - 1)
-    return int(smooth[first:].idxmin()) + 1 if len(losses) > first else 0
+    if min(epochs, batch_size, len(train)) < 1 or not lr > 0:
+        raise ValueError(
+            f"{len(train)} clips, epochs {epochs}, batch_size {batch_size}, lr {lr}: at least 1 of "
+            "each, and a rate above 0, are needed"
+        )
+    device = pick_device(device) if isinstance(device, str) else device
+    check_reads(model, train)
+    train, model = train.to(device), model.to(device)
+    steps = epochs * math.ceil(len(train) / batch_size)
+    # AdamW: every weight its own step size, and a decay that does not pass through it.
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay)
+    # One cycle: up to `lr` in the first 30 % of the steps, then down to nothing (Smith & Topin
+    # 2018). It has one step more than are taken: the last would be at a rate of nearly 0.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1)
+    cuda = device.type == "cuda"
+    modern = cuda and torch.cuda.get_device_capability(device) >= (8, 0)
+    half = torch.bfloat16 if modern else torch.float16
+    # Gradients in float16 would vanish unless the loss is scaled up.
+    scaler = torch.amp.GradScaler(device.type, enabled=cuda and not modern)
+    every = 1 if keep == "best" else max(1, epochs // LOOKS)
+    rows, best, best_score = [], None, -math.inf
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.manual_seed(seed)
+        for epoch in range(1, epochs + 1):
+            model.train()
+            freeze_statistics(model)
+            total = torch.zeros((), device=device)
+            for x, lengths, y in batches(
+                train, batch_size, reads=model.reads, shuffle=True, device=device
+            ):
+                with torch.autocast(device.type, half, enabled=cuda):
+                    outputs = model(x, lengths)
+                loss = model.loss(outputs.float(), model.targets(y))
+                optimizer.zero_grad()
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                # One odd batch must not throw the weights far away, least of all an LSTM's.
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                scaler.step(optimizer)
+                scaler.update()
+                schedule.step()
+                # Summed on the device: reading a number each step would make a GPU wait.
+                total += loss.detach() * len(x)
+            row = {"epoch": epoch, "train_loss": float(total) / len(train)}
+            if not math.isfinite(row["train_loss"]):
+                raise FloatingPointError(
+                    "the training loss is no longer a number: lower the learning rate, or look for "
+                    "bad values in the data"
+                )
+            if val is not None and (epoch % every == 0 or epoch == epochs):
+                row |= validate(model, val)
+                if keep == "best" and row["val_score"] > best_score:
+                    best, best_score = copy.deepcopy(model.state_dict()), row["val_score"]
+                if log:
+                    print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            rows.append(row)
+    model.learned |= train.names
+    if best is not None:
+        model.load_state_dict(best)
+        model.learned |= val.names
+    model.eval()
+    return rows
 
 
-def keep_frozen_statistics(model: Model) -> None:
-    """A frozen batch norm keeps its running statistics too. Notebook: 09a."""
+def freeze_statistics(model: Model) -> None:
+    """A frozen batch norm keeps its running statistics, too. Notebook: 09a."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.requires_grad:
             module.eval()
 
 
-def _listed(train) -> list[SpectrogramDataset]:
-    if isinstance(train, (list, tuple)):
-        return list(train)
-    return [train]
+def fit_seeds(make, train: Clips, val: Clips | None = None, *, seeds: int, **options):
+    """A model for each seed: its start and the order of its clips differ. Notebook: 05.
 
-
-def _check_counts(**counts) -> None:
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} = {count}; a whole number from 1 is needed")
-
-
-def _moved(splits, device) -> list[SpectrogramDataset]:
-    for split in splits:
-        if not len(split):
-            raise ValueError(
-                "a split is empty: give fit clips to train on, and to validate on or val=None"
-            )
-    return [split.to(device) for split in splits]
-
-
-def fit_seeds(make, train, val: SpectrogramDataset, *, seeds: int, epochs: int, **options):
-    """Choose the number of epochs on `val`, then train a network a seed on both. Notebook: 05.
-
-    make : (split) -> a fresh model, normalised from that split; train : as for `fit`
-    options : go to `fit`
-    Returns the models (one a seed), their histories (the choosing run's first), and the number of
-    epochs. This is how every network of the series that is compared with another comes about.
+    make(train) -> a fresh model that has started from these clips; options : of `fit`
+    Returns the models and their histories.
     """
-    splits = _listed(train)
-    set_seed(0)
-    chosen = fit(make(splits[0]), train, val, epochs=epochs, seed=0, **options)
-    both = [union(splits[0], val), *splits[1:]]
-    models, histories = [], [chosen]
+    models, histories = [], []
     for seed in range(seeds):
         set_seed(seed)
-        models.append(make(both[0]))
-        histories.append(fit(models[-1], both, epochs=chosen.best_epoch, seed=seed, **options))
-    return models, histories, chosen.best_epoch
+        models.append(make(train))
+        histories.append(fit(models[-1], train, val, seed=seed, **options))
+    return models, histories
 
 
-# --- saving and resuming --------------------------------------------------------------------------
+def cross_predict(make, clips: Clips, folds, *, seed: int = 0, **options) -> np.ndarray:
+    """Predictions (N, k), each clip by a model that has learned without its fold. Notebook: 08.
 
-
-def fingerprint(model: Model, splits, val, *arguments) -> str:
-    """What makes two trainings the same one: arguments, clips, targets, and the first weights.
-
-    Notebook: 05.
+    make(train) -> a fresh model; folds : of `clips.k_folds`; options : of `fit`
     """
-    digest = hashlib.sha256(repr((model.config, arguments)).encode())
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {parameter.requires_grad}".encode())
-    for value in model.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
-    if val is not None:
-        splits = [*splits, val]
-    for split in splits:
-        digest.update(repr((split.task, split.split, split.input_name, split.ids)).encode())
-        digest.update(split.y.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _save(state: dict, path: Path | None, told: str) -> Path | None:
-    """Write the state; returns the path, or None where it cannot be written: then without."""
-    if path is None:
-        return None
-    moving = ("model", "average", "optimizer", "schedule", "scaler")
-    content = {name: state[name].state_dict() for name in moving}
-    content |= {"arguments": told, "best": state["best"], "history": vars(state["history"])}
-    try:
-        with atomic(path) as partial:
-            torch.save(content, partial)
-        return path
-    except OSError as error:
-        warnings.warn(
-            f"{error}. The training goes on, but a killed run would start anew", stacklevel=3
-        )
-        return None
-
-
-def _resume(state: dict, path: Path | None, told: str) -> None:
-    """Go on from a saved state; one of another training, or half a file, is ignored."""
-    if path is None or not Path(path).is_file():
-        return
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["arguments"] != told:
-            return
-    except Exception:  # whatever is wrong with it, training from the start is right
-        return
-    for name in ("model", "average", "optimizer", "schedule", "scaler"):
-        state[name].load_state_dict(content[name])
-    vars(state["history"]).update(content["history"])
-    state["best"] = content["best"]
+    predictions = None
+    for learned, held_out in folds:
+        set_seed(seed)
+        train = clips.subset(learned)
+        model = make(train)
+        fit(model, train, seed=seed, **options)
+        values = predict(model, clips.subset(held_out))
+        if predictions is None:
+            predictions = np.full((len(clips), values.shape[1]), np.nan, np.float32)
+        predictions[held_out] = values
+    return predictions
 
 
 # --- before a training ----------------------------------------------------------------------------
 
 
-def dry_run(model: Model, ds: SpectrogramDataset, *, n_batches=5, epochs=3, batch_size=8, **more):
-    """Train and validate a copy for a few epochs on 4-5 small batches: does it run? Notebook: 05.
+def dry_run(model: Model, clips: Clips, *, n_batches=5, epochs=3, batch_size=8, **options):
+    """Train and validate a copy on a few small batches: does it run? Notebook: 05.
 
-    It is validated on the very clips it learns from: its score says nothing. Returns the History.
+    It is validated on the very clips that it learns from: its score says nothing. Returns rows as
+    `fit` does.
     """
-    few = _draw(ds, n_batches * batch_size, seed=0)
-    return fit(copy.deepcopy(model), few, few, epochs=epochs, batch_size=batch_size, **more)
+    few = clips.subset(_draw(clips, n_batches * batch_size))
+    return fit(copy.deepcopy(model), few, few, epochs=epochs, batch_size=batch_size, **options)
 
 
-def overfit_batch(model: Model, ds: SpectrogramDataset, *, size=16, epochs=100, lr=3e-3, **options):
-    """Train a copy on one batch until it knows it by heart: can it learn at all? Notebook: 05.
+def overfit_batch(model: Model, clips: Clips, *, size=16, steps=100, lr=3e-3, device="auto"):
+    """Train a copy on one batch, the same windows each step, until it knows it. Notebook: 05.
 
-    Dropout and weight decay, which keep a loss from reaching 0, are off. Returns the losses.
+    Without dropout and weight decay, which keep a loss from reaching 0, and at a constant rate.
+    Returns the losses.
     """
-    twin = copy.deepcopy(model)
+    device = pick_device(device) if isinstance(device, str) else device
+    twin = copy.deepcopy(model).to(device).train()
     for module in twin.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    batch = _draw(ds, size, seed=0)
-    options = {"batch_size": size, "weight_decay": 0.0, "log": False, **options}
-    history = fit(twin, batch, epochs=epochs, lr=lr, **options)
-    return [row["train_loss"] for row in history.epochs]
+    batch = clips.subset(_draw(clips, size))
+    x, lengths, y = next(batches(batch, size, reads=model.reads, device=device))
+    optimizer = torch.optim.Adam(twin.parameters(), lr)
+    losses = []
+    for _ in range(steps):
+        loss = twin.loss(twin(x, lengths), twin.targets(y))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
-def _draw(ds: SpectrogramDataset, n: int, seed: int) -> SpectrogramDataset:
-    order = torch.randperm(len(ds), generator=torch.Generator().manual_seed(seed))
-    return ds.subset(order[:n])
+def _draw(clips: Clips, n: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(len(clips))[:n]
 
 
 # --- after a training -----------------------------------------------------------------------------
 
 
-@torch.inference_mode()
-def over_windows(function, ds: SpectrogramDataset, device, crop=None, batch_size=32):
-    """function(x (B, T, F), lengths (B,)) of every clip (N, k), in order. Notebook: 07.
+def check_reads(model: Model, clips: Clips) -> None:
+    """Raise ValueError when clips are beat-synced and the model reads full ones, or the reverse."""
+    if model.reads.beat != clips.beat:
+        kinds = {True: "beat-synced", False: "full-length"}
+        raise ValueError(
+            f"the model reads {kinds[model.reads.beat]} clips, these are {kinds[clips.beat]}; "
+            f"load them with beat={model.reads.beat}"
+        )
 
-    crop : the mean of its values over `N_WINDOWS` evenly spaced windows of that many frames
-    """
-    ds = ds.to(device)
-    lengths, positions = ds.lengths, ds.positions
-    crop = crop and min(crop, ds.array.shape[1])
-    order = lengths.argsort(stable=True)
+
+@torch.inference_mode()
+def over_windows(function, clips: Clips, reads: Reads, device, batch_size=32) -> torch.Tensor:
+    """function(x (B, T, F), lengths (B,)) of each clip (N, k), the mean over its windows."""
+    order = clips.lengths.argsort(stable=True)  # clips of like length share a batch
     values = []
     for chunk in order.split(batch_size):
-        longest = int(lengths[chunk].max())
-        frames = crop or longest
-        n = N_WINDOWS if longest > frames else 1  # a clip no longer than a window has one
-        real = lengths[chunk].clamp(max=frames).to(device)
-        where = positions[chunk].to(ds.array.device)
+        some = clips.subset(chunk.numpy())
+        positions = torch.tensor(some.table["position"].to_numpy(np.int64))
+        longest = int(some.lengths.max())
+        frames = reads.window or longest
+        n = reads.n_windows if longest > frames else 1  # a clip no longer than a window has one
+        lengths = some.lengths.clamp(max=frames).to(device)
         total = 0
-        # One window of every clip at a time: a batch stays a batch in memory.
-        for starts in even_starts(lengths[chunk], frames, n).to(ds.array.device):
-            x = cut(ds, where, starts, frames).to(device)
-            total = total + function(x, real)
+        for starts in even_starts(some.lengths, frames, n):
+            where = [numbers.to(clips.array.device) for numbers in (positions, starts)]
+            x = cut(clips, *where, frames, reads.columns).to(device)
+            total = total + function(x, lengths)
         values.append(total / n)
     return torch.cat(values)[order.argsort().to(device)].cpu()
 
 
-def predict(model: Model, ds: SpectrogramDataset, *, crop=None, batch_size=32) -> np.ndarray:
-    """Probabilities (N, n_classes) or affect values (N, k), in float32. Notebooks: 05 to 10.
-
-    crop : the frames of the windows that the model was trained on, averaged over; None takes each
-        clip whole
-    """
+def outputs_of(model: Model, clips: Clips, batch_size=32) -> torch.Tensor:
+    """The model's outputs (N, k), each the mean over a clip's windows, in float32."""
+    check_reads(model, clips)
     model.eval()
     device = next(model.parameters()).device
-
-    def decoded(x, lengths):
-        return model.decode(model(x, lengths))
-
-    return over_windows(decoded, ds, device, crop, batch_size).numpy()
+    return over_windows(model, clips, model.reads, device, batch_size)
 
 
-def embed(backbone: Backbone, ds: SpectrogramDataset, *, crop=None, batch_size=32) -> np.ndarray:
-    """What a trained backbone says of each clip (N, out_features), in float32. Notebook: 07."""
-    backbone.eval()
-    return over_windows(backbone, ds, backbone.mean.device, crop, batch_size).numpy()
+def predict(model: Model, clips: Clips, batch_size=32) -> np.ndarray:
+    """Probabilities (N, n_classes) or affect values (N, k). Notebooks: 05 to 10."""
+    outputs = outputs_of(model, clips, batch_size).to(next(model.parameters()).device)
+    return model.decode(outputs).detach().cpu().numpy()
 
 
-def validate(model: Model, ds: SpectrogramDataset, *, crop=None, batch_size=32) -> dict:
-    """val_loss and val_score (macro-F1, or mean Spearman's rho) over all clips. Notebook: 05."""
+def embed(model: Model, clips: Clips, batch_size=32) -> np.ndarray:
+    """The backbone's features of each clip (N, out_features). Notebooks: 06, 09a."""
+    check_reads(model, clips)
+    model.eval()
     device = next(model.parameters()).device
-    predictions = torch.from_numpy(predict(model, ds, crop=crop, batch_size=batch_size))
-    with torch.inference_mode():
-        targets = model.targets(ds.y.to(device))
-        # The loss of the averaged predictions: of the outputs that would be decoded to them.
-        loss = float(model.loss(model.encode(predictions.to(device)), targets))
-    if ds.task == "genre":
-        score = macro_f1(ds.y, predictions.argmax(1))
+    return over_windows(model.backbone, clips, model.reads, device, batch_size).numpy()
+
+
+@torch.inference_mode()
+def validate(model: Model, clips: Clips) -> dict:
+    """val_loss, and val_score (macro-F1, or mean Spearman's rho), once over all clips."""
+    outputs = outputs_of(model, clips).to(next(model.parameters()).device)
+    targets = model.targets(clips.y.to(outputs.device))
+    loss = float(model.loss(outputs, targets))
+    predictions = model.decode(outputs).cpu().numpy()
+    if clips.task == "genre":
+        score = macro_f1(clips.y.numpy(), predictions.argmax(1))
     else:
-        score = mean_rho(ds.y, predictions)
+        score = mean_rho(targets.cpu().numpy(), predictions)
     return {"val_loss": loss, "val_score": score}
-
-
-class EpochLog:
-    """The epochs of a training as one output that is rewritten as it goes, folded in a page.
-
-    Its plain text is the same whatever happened, so that nbval does not compare it. Without a
-    notebook the lines are printed. Notebook: 05.
-    """
-
-    def __init__(self, epochs: int, wanted: bool = True):
-        self.epochs, self.lines, self.wanted = epochs, [], wanted
-        self.handle = None
-        if wanted and get_ipython():
-            self.handle = display(self._content("starting"), raw=True, display_id=True)
-
-    def add(self, row: dict, best: int) -> None:
-        """One line more; the last one is the summary of all."""
-        line = f"epoch {row['epoch']:3d}/{self.epochs}  loss {row['train_loss']:.3f}"
-        if "val_loss" in row:
-            line += f"  val loss {row['val_loss']:.3f}  val score {row['val_score']:.3f}"
-        self.lines.append(f"{line}  {row['seconds']:.1f} s")
-        content = self._content(f"{line}; kept: epoch {best}")
-        if self.handle:
-            self.handle.update(content, raw=True)
-        elif self.wanted:
-            print(self.lines[-1])
-
-    def _content(self, summary: str) -> dict:
-        lines = html.escape("\n".join(self.lines))
-        page = (
-            f'<details class="epochs"><summary>{html.escape(summary)}</summary>'
-            f"<pre>{lines}</pre></details>"
-        )
-        return {"text/html": page, "text/plain": "training log"}

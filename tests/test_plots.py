@@ -1,44 +1,56 @@
-"""Figures: drawn into the axes they are given, labelled, and with the numbers in their text."""
+"""Figures, tables and sounds: what is drawn where, and text that is never read as code."""
 
+import base64
+import io
+import warnings
+from html.parser import HTMLParser
+
+import librosa
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from labhelpers import plots
+from labhelpers.audio import FRAME_RATE, N_FFT, SAMPLE_RATE
+from labhelpers.metrics import Difference, Estimate
 
 RNG = np.random.default_rng(0)
 MEL, CHROMA = RNG.uniform(-80, 0, (128, 60)), RNG.uniform(0, 1, (12, 60))
-COUNTS = pd.Series({"Rock": 12, "Jazz": 5})
-EPOCHS = [
-    {"epoch": i + 1, "train_loss": 1 / (i + 1), "val_loss": 1.0, "val_score": 0.1 * i, "lr": 0.1}
-    for i in range(4)
+SOUND = np.sin(np.arange(2 * SAMPLE_RATE) / 20)
+HISTORY = [
+    {"epoch": 1, "train_loss": 2.0},
+    {"epoch": 2, "train_loss": 1.0, "val_loss": 1.5, "val_score": 0.4},
 ]
-FOREST = pd.DataFrame(
-    {
-        "label": ["LSTM", "CNN"],
-        "value": [0.5, 0.7],
-        "low": [0.4, 0.65],
-        "high": [0.6, 0.8],
-    }
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><b onmouseover="alert(1)">',
+    "![i](http://example.com/i.png) [l](javascript:alert(1))",
+    "*a* _b_ `c` # d | e",
+    r"$\frac{1}$ A$AP $x$",
+    "$",
+    "&amp; &lt;",
+    "{0} {caption} %s \\n",
+    "Ροκ Рок 摇滚 🎵",
 )
-TITLE = {"title": "clip 11, Rock"}
-CONFUSION = np.array([[3, 1], [0, 0]])
-DRAWN = {
-    "mel": lambda ax: plots.plot_spectrogram(MEL, ax, **TITLE),
-    "beat mel": lambda ax: plots.plot_spectrogram(MEL, ax, beat_synced=True, **TITLE),
-    "chroma": lambda ax: plots.plot_spectrogram(CHROMA, ax, kind="chroma", **TITLE),
-    "counts": lambda ax: plots.plot_class_counts(COUNTS, ax, **TITLE),
-    "history": lambda ax: plots.plot_history(EPOCHS, ax, best_epoch=2, **TITLE),
-    "confusion": lambda ax: plots.plot_confusion(CONFUSION, ["a", "b"], ax, **TITLE),
-    "forest": lambda ax: plots.plot_forest(FOREST, ax, xlabel="accuracy", reference=0.2, **TITLE),
-    "scatter": lambda ax: plots.plot_scatter([0.1, 0.9], [0.3, 0.6], ax, axis="valence", **TITLE),
-}
+
+
+def estimate(value, half=0.05):
+    return Estimate(value, value - half, value + half, 0.01, 3, 200)
+
+
+def difference(value, half, ahead):
+    return Difference(value, value - half, value + half, ahead, 3, 200)
 
 
 @pytest.fixture(autouse=True)
-def no_windows(monkeypatch):
-    monkeypatch.setattr(plt, "show", lambda *_, **__: pytest.fail("a function called plt.show"))
+def style():
+    plots.use_style()
     yield
     plt.close("all")
 
@@ -46,153 +58,225 @@ def no_windows(monkeypatch):
 @pytest.fixture
 def shown(monkeypatch):
     """What is displayed: (content, metadata) of each output."""
-    seen = []
+    outputs = []
     monkeypatch.setattr(
-        plots, "display", lambda content, metadata=None, raw=False: seen.append((content, metadata))
+        plots, "display", lambda content, metadata, raw: outputs.append((content, metadata))
     )
-    return seen
+    return outputs
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_axes_in_axes_out_with_labels(name):
-    ax = plt.subplots()[1]
-    assert DRAWN[name](ax) is ax and len(plt.get_fignums()) == 1
+def texts(labels):
+    return [label.get_text() for label in labels]
+
+
+def pixels(content):
+    picture = Image.open(io.BytesIO(base64.b64decode(content["image/png"])))
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of HTML; fails where tags do not close."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.pieces, self.open = [], [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag != "img":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "script" not in self.open:
+            self.pieces.append(data)
+
+    @property
+    def text(self):
+        return "".join(self.pieces)
+
+
+# --- spectrograms ---------------------------------------------------------------------------------
+
+
+def test_a_tone_lies_at_its_frequency():
+    for hertz in (440.0, 3000.0):
+        tone = np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+        power = librosa.feature.melspectrogram(y=tone, sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=128)
+        ax = plots.plot_spectrogram(librosa.power_to_db(power, ref=np.max))
+        row = power.mean(1).argmax()
+        low, high = ax.collections[0].get_coordinates()[row : row + 2, 0, 1]
+        assert low < hertz < high  # the loudest row holds the tone
+        heights = ax.transData.transform([(0, low), (0, high)])[:, 1] - ax.bbox.y0
+        # On a mel scale all rows are equally high.
+        np.testing.assert_allclose(heights / ax.bbox.height, [row / 128, (row + 1) / 128])
+
+
+def test_spectrogram_has_its_values_scales_and_units():
+    for S, limits, rows in ((MEL, (-80, 0), None), (CHROMA, (0, 1), list(plots.PITCHES))):
+        S.setflags(write=False)
+        ax = plots.plot_spectrogram(S, title="clip 11")
+        mesh = ax.collections[0]
+        np.testing.assert_array_equal(mesh.get_array().reshape(S.shape), S)
+        assert mesh.get_clim() == limits and ax.get_title() == "clip 11"
+        assert ax.get_xlim()[1] == pytest.approx(59.5 / FRAME_RATE)
+        assert ax.get_xlabel() == "time (s)" and ax.get_ylabel()
+        if rows:
+            assert texts(ax.get_yticklabels()) == rows
+    ax = plots.plot_spectrogram(MEL)
     ax.figure.canvas.draw()
-    assert ax.get_title() == "clip 11, Rock" and ax.get_xlabel()
-    # In some the rows' names say what they are.
-    assert ax.get_ylabel() or name in ("counts", "forest")
-    assert DRAWN[name](None).figure is not ax.figure
+    assert texts(ax.figure.axes[1].get_yticklabels())[-1] == "0 dB"
+    assert len(plots.plot_spectrogram(MEL, colorbar=False).figure.axes) == 1
 
 
-@pytest.mark.parametrize(
-    "name, x, y, colours",
-    [
-        ("mel", "(s)", "Hz", "dB"),
-        ("beat mel", "beat", "Hz", "dB"),
-        ("chroma", "(s)", "pitch class", ""),
-    ],
-)
-def test_units_of_spectrograms(name, x, y, colours):
-    ax = DRAWN[name](None)
-    bar = ax.figure.axes[-1]
-    ax.figure.canvas.draw()
-    assert x in ax.get_xlabel() and y in ax.get_ylabel()
-    assert bar.get_ylabel() and all(colours in text.get_text() for text in bar.get_yticklabels())
+def test_beats_are_marked_in_seconds_in_two_colours():
+    ax = plots.plot_spectrogram(MEL, beats=[10, 20, 900], true_beats=[15.5])
+    _, tracked, true = ax.collections
+    times = [segment[0][0] for segment in tracked.get_segments()]
+    np.testing.assert_allclose(times, [10 / FRAME_RATE, 20 / FRAME_RATE])
+    assert true.get_segments()[0][0][0] == pytest.approx(15.5 / FRAME_RATE)
+    assert not np.allclose(tracked.get_color(), true.get_color())
+    assert texts(ax.get_legend().get_texts()) == ["tracked beats", "true beats"]
+    assert plots.plot_spectrogram(MEL).get_legend() is None
 
 
-@pytest.mark.parametrize(
-    "kind, values, limits", [("mel", MEL, (-80, 0)), ("chroma", CHROMA, (0, 1))]
-)
-def test_spectrogram_shows_its_values_on_a_fixed_scale(kind, values, limits):
-    frozen = values.copy()
-    frozen.setflags(write=False)
-    ax = plots.plot_spectrogram(frozen, kind=kind, beats=[10, 20])
-    mesh = ax.collections[0]
-    np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(values.shape), values)
-    assert mesh.get_clim() == limits
-    seconds = ax.collections[1].get_segments()[1][0][0]
-    assert seconds == pytest.approx(20 * 512 / 22050)  # beats are given as frames
-    # Time runs to the right, in seconds; rows upwards, from low to high.
-    edges = mesh.get_coordinates()
-    assert edges[0, -1, 0] == pytest.approx(60 * 512 / 22050, rel=0.02)
-    assert edges[-1, 0, 1] > edges[0, 0, 1]
+def test_beat_synced_columns_are_as_wide_as_they_last():
+    def edges(ax):
+        return ax.collections[0].get_coordinates()[0, :, 0]
+
+    S = MEL[:, :4]
+    ax = plots.plot_spectrogram(S, beat_synced=True)
+    assert ax.get_xlabel() == "beat number" and np.ptp(np.diff(edges(ax))) == 0
+    for beats, end in (([10, 30, 40], 50), ([0, 10, 30, 40], 50), ([10, 30, 40, 43], 43)):
+        ax = plots.plot_spectrogram(S, beat_synced=True, beats=beats)
+        np.testing.assert_allclose(edges(ax) * FRAME_RATE, [0, 10, 30, 40, end])
+        assert ax.get_xlabel() == "time (s)"
+    with pytest.raises(ValueError, match="4 columns do not fit 2 beats"):
+        plots.plot_spectrogram(S, beat_synced=True, beats=[5, 9])
 
 
-def test_pitch_classes_are_named():
-    ax = DRAWN["chroma"](None)
-    ax.figure.canvas.draw()
-    assert {"C", "E", "G"} <= {label.get_text() for label in ax.get_yticklabels()}
+# --- other figures --------------------------------------------------------------------------------
 
 
-def test_counts_stand_top_to_bottom():
-    ax = DRAWN["counts"](None)
-    ax.figure.canvas.draw()
-    # The first name is drawn last, at the top.
-    assert [bar.get_width() for bar in ax.patches] == [5, 12]
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["Jazz", "Rock"]
+def test_counts_stand_top_to_bottom_in_their_colours():
+    ax = plots.plot_class_counts(pd.Series({"Rock": 12, "Jazz": 5}), colours=["red", "blue"])
+    tops = [ax.transData.transform(bar.get_center())[1] for bar in ax.patches]
+    assert [bar.get_width() for bar in ax.patches] == [12, 5] and tops[0] > tops[1]
+    assert [bar.get_facecolor()[:3] for bar in ax.patches] == [to_rgb("red"), to_rgb("blue")]
+    assert texts(ax.get_yticklabels()) == ["Rock", "Jazz"] and texts(ax.texts) == ["12", "5"]
 
 
-def test_history_draws_each_curve_under_its_name():
-    epochs = [
-        {"epoch": i, "train_loss": 1 / i, "val_loss": 2 / i, "val_score": i / 9} for i in (1, 2, 3)
-    ]
-    ax = plots.plot_history(epochs, best_epoch=3)
-    left, right = ax.figure.axes
-    curves = {line.get_label(): line for axes in (left, right) for line in axes.get_lines()}
-    for name, values in (
-        ("training loss", [1, 1 / 2, 1 / 3]),
-        ("validation loss", [2, 1, 2 / 3]),
-        ("validation score", [1 / 9, 2 / 9, 3 / 9]),
-    ):
-        np.testing.assert_allclose(curves[name].get_ydata(), values)
-        np.testing.assert_allclose(curves[name].get_xdata(), [1, 2, 3])
-    assert left.get_lines()[-1].get_xdata()[0] == 3  # the epoch that is kept
-    assert "loss" in left.get_ylabel() and "score" in right.get_ylabel()
+def test_histories_share_one_scale_and_legend():
+    histories = {"mel": HISTORY, "chroma": HISTORY[:1], "fused": HISTORY}
+    fig = plots.plot_histories(histories, lines={"ln 10": 2.3})
+    mel, chroma, fused = fig.axes
+    curves = {line.get_label(): line for line in mel.get_lines()}
+    np.testing.assert_allclose(curves["training loss"].get_xydata(), [[1, 2], [2, 1]])
+    np.testing.assert_allclose(curves["validation loss"].get_xydata(), [[2, 1.5]])
+    np.testing.assert_allclose(curves["ln 10"].get_ydata(), 2.3)
+    assert [ax.get_title() for ax in fig.axes] == list(histories) and len(chroma.get_lines()) == 2
+    assert mel.get_ylim() == chroma.get_ylim() == fused.get_ylim()
+    assert texts(fig.legends[0].get_texts()) == ["training loss", "validation loss", "ln 10"]
+    fig = plots.plot_histories({"mel": HISTORY, "fused": HISTORY}, score="macro-F1")
+    scores = fig.axes[2]
+    assert scores.get_ylabel() == "macro-F1" and [len(ax.get_lines()) for ax in fig.axes] == [2] * 3
+    np.testing.assert_allclose(scores.get_lines()[0].get_xydata(), [[2, 0.4]])
 
 
-def test_history_without_validation():
-    epochs = [{key: row[key] for key in ("epoch", "train_loss")} for row in EPOCHS]
-    ax = plots.plot_history(epochs)
-    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), [1, 1 / 2, 1 / 3, 1 / 4])
-    assert len(ax.figure.axes) == 1 and len(plots.plot_history(EPOCHS).figure.axes) == 2
-
-
-def test_confusion_counts_and_shares():
-    ax = DRAWN["confusion"](None)
-    assert [text.get_text() for text in ax.texts] == ["3", "1", "0", "0"]
-    shares = np.asarray(ax.collections[0].get_array()).ravel()
-    np.testing.assert_allclose(shares, [0.75, 0.25, 0, 0])  # no 0 / 0
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
+def test_confusion_shows_shares_and_leaves_zeros_empty():
+    ax = plots.plot_confusion(np.array([[3, 1, 0], [0, 0, 0], [0, 2, 2]]), ["a", "b", "c"])
+    assert {text.get_position(): text.get_text() for text in ax.texts} == {
+        (0, 0): "3", (1, 0): "1", (1, 2): "2", (2, 2): "2",
+    }  # (predicted, true)  # fmt: skip
+    shares = ax.images[0].get_array()
+    np.testing.assert_allclose(shares, [[0.75, 0.25, 0], [0, 0, 0], [0, 0.5, 0.5]])
+    assert texts(ax.get_xticklabels()) == texts(ax.get_yticklabels()) == ["a", "b", "c"]
     assert "predicted" in ax.get_xlabel() and "true" in ax.get_ylabel()
 
 
-def test_forest_draws_values_and_intervals_top_to_bottom():
-    ax = DRAWN["forest"](None)
-    segments = ax.collections[0].get_segments()
-    np.testing.assert_allclose([segment[:, 0] for segment in segments], [[0.4, 0.6], [0.65, 0.8]])
-    assert segments[0][0][1] > segments[1][0][1]
-    np.testing.assert_allclose(ax.get_lines()[0].get_xdata(), [0.5, 0.7])
-    assert dict(zip([text.get_text() for text in ax.get_yticklabels()], ax.get_yticks())) == {
-        "LSTM": 1,
-        "CNN": 0,
-    }
+def test_forest_is_sorted_and_tells_baselines_and_reference_apart():
+    estimates = {"SVM": estimate(0.6), "CNN": estimate(0.7), "majority": estimate(0.1)}
+    reference = {"CNN": estimate(0.8), "other": estimate(0.9)}
+    ax = plots.plot_forest(estimates, baselines=["SVM", "majority"], reference=reference, line=0.1)
+    assert texts(ax.get_yticklabels()) == ["majority", "SVM", "CNN"]  # from the bottom
+    points = {}
+    for point, interval in zip(ax.get_lines(), ax.collections):
+        (x,), (y,) = point.get_data()
+        points[x] = (y, point.get_color())
+        np.testing.assert_allclose(interval.get_segments()[0][:, 0], [x - 0.05, x + 0.05])
+    assert [points[value][0] for value in (0.1, 0.6, 0.7)] == [0, 1, 2] and len(points) == 4
+    assert 1 < points[0.8][0] < 2 and len({points[value][1] for value in (0.6, 0.7, 0.8)}) == 3
+    assert set(texts(ax.get_legend().get_texts())) == {"network", "baseline", "Emotify"}
+    assert plots.plot_forest({"CNN": estimate(0.7)}).get_legend() is None
 
 
 def test_scatter_has_the_truth_across_and_the_prediction_up():
-    ax = DRAWN["scatter"](None)
+    ax = plots.plot_scatter([0.1, 0.9], [0.3, 0.6], axis="valence")
     np.testing.assert_allclose(ax.collections[0].get_offsets(), [[0.1, 0.3], [0.9, 0.6]])
-    assert "true valence" in ax.get_xlabel() and "predicted valence" in ax.get_ylabel()
+    assert ax.get_xlabel() == "true valence" and ax.get_ylabel() == "predicted valence"
 
 
-def test_maps_are_a_grid():
-    maps = RNG.random((5, 4, 6))
-    fig = plots.plot_maps(maps, columns=3, titles=list("abcde"), suptitle="maps", limits=(0, 2))
-    drawn = [ax for ax in fig.axes if ax.images]
-    assert len(fig.axes) == 6 and [ax.get_title() for ax in drawn] == list("abcde")
-    for ax, values in zip(drawn, maps, strict=True):
-        np.testing.assert_allclose(ax.images[0].get_array(), values)
-        assert ax.images[0].get_clim() == (0, 2) and ax.images[0].origin == "lower"
+def test_maps_are_a_grid_with_row_0_at_the_bottom(shown):
+    maps = np.zeros((5, 4, 6))
+    maps[:, 0] = 1  # a bright row
+    fig = plots.plot_maps(maps, columns=3, titles=list("abcde"), vmin=0, vmax=2, cmap="gray")
+    assert [ax.get_title() for ax in fig.axes] == list("abcde")
+    assert len({round(ax.get_position().x0, 3) for ax in fig.axes}) == 3
+    assert fig.axes[0].images[0].get_clim() == (0, 2)
+    plots.show(plots.plot_maps(maps[:1], columns=1, cmap="gray"), "One map.")
+    rows = pixels(shown[0][0])[:, :, 0]
+    dark = np.flatnonzero((rows == 0).mean(1) > 0.5)
+    assert dark.size and (rows[dark[-1] + 2] == 255).all()  # white lies below black
 
 
 # --- showing --------------------------------------------------------------------------------------
 
 
-def text_of(shown, draw, **options):
-    """The plain text of the figure that `draw(ax)` makes."""
-    fig, ax = plt.subplots()
-    draw(ax)
-    plots.show(fig, "A caption.", **options)
-    return shown[-2][0]["text/plain"]
+def test_style_does_not_depend_on_the_users_settings(shown):
+    pictures = []
+    for size in (10, 30):
+        mpl.rcParams.update({"font.size": size, "figure.dpi": 50 + size, "lines.linewidth": size})
+        plots.use_style()
+        fig, ax = plt.subplots()
+        ax.plot([1, 2])
+        plots.show(fig, "A line.")
+        pictures.append(shown[-2][0]["image/png"])
+    assert pictures[0] == pictures[1]
 
 
 def test_a_figure_is_shown_with_its_caption_and_closed(shown):
-    text = text_of(shown, DRAWN["forest"], key=True)
+    fig, ax = plt.subplots()
+    ax.plot([1, 2])
+    plots.show(fig, "A line.", key=True)
     (content, metadata), (caption, is_caption) = shown
-    assert set(content) == {"image/png", "text/plain"} and text.startswith("Figure: A caption.\n")
-    assert metadata["caption"] == "A caption." and metadata["key"] is True
-    assert metadata["image/png"]["alt"] == "A caption."
-    assert caption["text/markdown"] == "*Figure: A caption.*" and is_caption == {"is_caption": True}
-    assert plt.get_fignums() == []
+    assert set(content) == {"image/png", "text/plain"} and plt.get_fignums() == []
+    assert content["text/plain"].startswith("Figure: A line.\n")
+    assert metadata["caption"] == metadata["image/png"]["alt"] == "A line." and metadata["key"]
+    assert Page(caption["text/html"]).text == "Figure: A line." and is_caption == {"is_caption": 1}
+
+
+@pytest.mark.parametrize("S, cmap", [(MEL, plots.DB_MAP), (CHROMA, plots.SHARE_MAP)])
+def test_colours_are_those_of_the_map(shown, S, cmap):
+    fig, axes = plt.subplots(2, figsize=(6, 5))
+    for ax, other in zip(axes, (S, MEL)):
+        plots.plot_spectrogram(other, ax, title="Two spectrograms")
+    picture = pixels({"image/png": plots._png(fig)[0]})
+    box = axes[0].get_position()
+    height, width, _ = picture.shape
+    top, bottom = round(height * (1 - box.y1)) + 3, round(height * (1 - box.y0)) - 3
+    inside = picture[top:bottom, round(width * box.x0) + 3 : round(width * box.x1) - 3]
+    colours = 255 * mpl.colormaps[cmap](np.linspace(0, 1, 1024))[:, :3]
+    found, counts = np.unique(inside.reshape(-1, 3), axis=0, return_counts=True)
+    distances = np.abs(found[:, None] - colours).max(-1).min(1)
+    # Where two cells meet, a pixel mixes two colours of the map.
+    assert np.average(distances < 12, weights=counts) > 0.99
+    assert 64 < len(found) <= 256
 
 
 CHANGES = {
@@ -203,14 +287,11 @@ CHANGES = {
     "a picture": (lambda ax: ax.imshow(MEL), lambda ax: ax.imshow(MEL[::-1])),
     "a mesh": (lambda ax: ax.pcolormesh(MEL), lambda ax: ax.pcolormesh(np.abs(MEL))),
     "an interval": (
-        lambda ax: plots.plot_forest(FOREST, ax),
-        lambda ax: plots.plot_forest(FOREST.assign(low=[0.3, 0.65]), ax),
+        lambda ax: plots.plot_forest({"CNN": estimate(0.5)}, ax),
+        lambda ax: plots.plot_forest({"CNN": estimate(0.5, 0.06)}, ax),
     ),
     "a label": (lambda ax: ax.set_xlabel("true"), lambda ax: ax.set_xlabel("predicted")),
-    "a legend": (
-        lambda ax: ax.plot([1, 2], label="training loss"),
-        lambda ax: ax.plot([1, 2], label="validation loss"),
-    ),
+    "a title of all": (lambda ax: ax.figure.suptitle("a"), lambda ax: ax.figure.suptitle("b")),
     "a row's name": (
         lambda ax: ax.barh(["Rock", "Jazz"], [1, 2]),
         lambda ax: ax.barh(["Jazz", "Rock"], [1, 2]),
@@ -219,54 +300,184 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_the_text_of_a_figure_changes_with_what_it_shows(shown, what):
-    one, other = CHANGES[what]
-    assert text_of(shown, one) == text_of(shown, one) != text_of(shown, other)
+def test_the_text_of_a_figure_changes_with_what_it_shows(what):
+    words = []
+    for draw in (CHANGES[what][0], *CHANGES[what]):
+        fig, ax = plt.subplots()
+        draw(ax)
+        words.append(plots.drawn(fig))
+    assert words[0] == words[1] != words[2]
 
 
-def test_the_text_of_a_figure_stays_when_the_last_bits_do_not(shown):
-    """Another processor: values move by 1e-6 of the largest, and what is nearly 0 changes sign."""
+def test_the_text_of_a_figure_stays_where_numbers_may_differ():
+    """Another processor: values move by 1e-7 of the largest, and what is nearly 0 changes sign."""
     values = np.array([[0.5, 1e-9], [0.25, -0.75]])
-    moved = values + 1e-7 * np.array([[1, -1], [1, 1]])
-    texts = [text_of(shown, lambda ax, v=v: ax.imshow(v)) for v in (values, moved)]
-    assert texts[0] == texts[1]
 
+    def text(values, digits=3):
+        fig, ax = plt.subplots()
+        ax.imshow(values)
+        return plots.drawn(fig, digits)
 
-def test_figures_of_results_that_differ_between_machines_leave_the_numbers_out(shown):
-    texts = {
-        text_of(shown, lambda ax, end=end: ax.plot([1, 2, end]), digits=None) for end in (3, 4)
-    }
-    assert len(texts) == 1 and "line 3x2" in texts.pop()
-
-
-def test_what_cannot_be_drawn_has_no_number(shown):
-    assert "line 2x2" in text_of(shown, lambda ax: ax.plot([np.nan, np.nan]))
-    assert "nan" not in text_of(shown, lambda ax: ax.plot([np.nan, 1.0]))
+    assert text(values) == text(values + 1e-7 * np.array([[1, -1], [1, 1]])) != text(2 * values)
+    assert text(values, None) == text(2 * values, None) and "2x2" in text(values, None)
+    assert "nan" not in text([[np.nan, 1]]) + text([[np.nan, np.nan]])
 
 
 def test_a_table_in_html_and_in_text(shown):
-    frame = pd.DataFrame({"F1": [0.51234, np.nan, 0.7], "clips": [3, 4, 5]}, ["<b>", "b", "c"])
-    plots.table(frame, "A table.", best="F1", digits=2)
+    columns = {"F1": [0.51234, np.nan, 0.7, 0.7], "clips": [3, 4, 5, -0.0], "note": list("abcd")}
+    frame = pd.DataFrame(columns, ["<b>", "b", "c", "d"])
+    plots.table(frame, "A table.", best="F1", key=True)
     content, metadata = shown[0]
-    assert metadata == {"caption": "A table."}
-    assert "<strong>0.70</strong>" in content["text/html"] and "0.51" in content["text/html"]
-    assert content["text/html"].count("<strong>") == 1 and "&lt;b&gt;" in content["text/html"]
-    lines = content["text/plain"].splitlines()
-    assert lines[1].split() == ["<b>", "0.51", "3"] and lines[2].split() == ["b", "–", "4"]
+    assert metadata == {"caption": "A table.", "key": True}
+    page, lines = Page(content["text/html"]), content["text/plain"].splitlines()
+    assert content["text/html"].count("<strong>0.70</strong>") == 2 == page.tags.count("strong")
+    assert [line.split() for line in lines[1:3]] == [
+        ["<b>", "0.51", "3.00", "a"], ["b", "–", "4.00", "b"],
+    ]  # fmt: skip
+    assert "-0.00" not in content["text/plain"] and lines[0].split() == list(columns)
+    plots.table(frame.astype({"clips": int}), "Without its index.", index=False, digits=1)
+    assert shown[2][0]["text/plain"].splitlines()[1].split() == ["0.5", "3", "a"]
+    plots.table(pd.DataFrame({"long": ["x" * 300]}), "Long.", best="long")
+    assert "x" * 300 in shown[4][0]["text/html"] and "strong" not in shown[4][0]["text/html"]
 
 
-def test_a_player_is_short_and_at_one_loudness(shown, monkeypatch):
-    written = {}
-    own = plots.soundfile.write
+RESULTS = {
+    "CNN mel accuracy": estimate(0.75),
+    "LSTM mel accuracy": estimate(0.6),
+    "CNN mel macro-F1": 0.7,
+    "CNN mel - LSTM mel accuracy": difference(0.15, 0.1, 3),
+    "CNN mel - SVM accuracy": difference(-0.001, 0.1, 1),
+    "SVM - CNN mel accuracy": difference(-0.2, 0.1, 0),
+}
 
-    def write(stream, samples, rate, format):
-        written.update(samples=samples, rate=rate)
-        own(stream, samples, rate, format=format)
 
-    monkeypatch.setattr(plots.soundfile, "write", write)
-    plots.player(3 * np.sin(np.arange(22050 * 9) / 20), "A <tone>.")
-    assert written["rate"] == 22050 and len(written["samples"]) == 5 * 22050
-    assert np.abs(written["samples"]).max() == pytest.approx(0.8)
-    content, _ = shown[0]
-    assert "A &lt;tone&gt;." in content["text/html"] and content["text/plain"] == "Sound: A <tone>."
-    assert len(content["text/html"]) < 120_000
+def test_results_with_and_without_the_reference(shown):
+    models, metrics = ["CNN mel", "LSTM mel"], ["accuracy", "macro-F1"]
+    reference = {"LSTM mel accuracy": estimate(0.8), "other macro-F1": estimate(0.9)}
+    plots.result_table(RESULTS, models, metrics, reference, "Results.", key=True)
+    content, metadata = shown[0]
+    page = content["text/html"]
+    assert metadata["key"] and "accuracy, Emotify" in page and "macro-F1, Emotify" not in page
+    for cell in ("0.75 [0.70, 0.80]", "0.80 [0.75, 0.85]", "0.70"):
+        assert f"<strong>{cell}</strong>" in page
+    assert "<td>0.60 [0.55, 0.65]</td>" in page and "<td>–</td>" in page
+    for nothing in ({}, None, {"other accuracy": 0.3}):
+        plots.result_table(RESULTS, models, metrics, nothing, "Results.")
+        assert "Emotify" not in shown[-2][0]["text/html"]
+
+
+def test_comparisons_with_their_verdicts(shown):
+    pairs = [("CNN mel", "LSTM mel"), ("CNN mel", "SVM"), ("SVM", "CNN mel"), ("A", "B")]
+    reference = {"CNN mel - SVM accuracy": difference(0.3, 0.1, 3)}
+    plots.comparison_table(RESULTS, pairs, "accuracy", reference, "Pairs.")
+    content = shown[0][0]
+    for title in ("accuracy, Emotify", "verdict (seeds ahead)", "verdict (seeds ahead), Emotify"):
+        assert f"<th>{title}</th>" in content["text/html"]
+    for pair, *cells in (
+        ("CNN mel - LSTM mel", "+0.15 [+0.05, +0.25]", "ahead (3 of 3)", "–"),
+        ("CNN mel - SVM", "+0.00 [-0.10, +0.10]", "not distinguishable (1 of 3)"),
+        ("CNN mel - SVM", "+0.30 [+0.20, +0.40]", "ahead (3 of 3)"),
+        ("SVM - CNN mel", "-0.20 [-0.30, -0.10]", "behind (0 of 3)"),
+        ("A - B", "–"),
+    ):
+        row = next(row for row in content["text/plain"].splitlines() if row.startswith(pair))
+        assert all(cell in row for cell in cells)
+
+
+# --- sounds ---------------------------------------------------------------------------------------
+
+
+def sound_of(page):
+    source = next(value for name, value in page.attributes if str(value).startswith("data:audio"))
+    return soundfile.read(io.BytesIO(base64.b64decode(source.split(",")[1])))
+
+
+def test_a_player_is_short_and_at_one_loudness(shown, tmp_path):
+    soundfile.write(tmp_path / "a.wav", 0.1 * SOUND, SAMPLE_RATE)
+    for audio in (3 * SOUND, tmp_path / "a.wav"):
+        plots.player(audio, "A tone.", seconds=1.0)
+        content, metadata = shown.pop()
+        page = Page(content["text/html"])
+        samples, rate = sound_of(page)
+        assert rate == SAMPLE_RATE and len(samples) / rate == pytest.approx(1, abs=0.1)
+        assert np.abs(samples).max() == pytest.approx(0.8, abs=0.05)
+        assert content["text/plain"] == "Sound: A tone." and metadata["caption"] == "A tone."
+        assert page.tags == ["figure", "figcaption", "audio"] and page.text.strip() == "A tone."
+
+
+def test_a_player_with_a_picture_knows_where_time_lies(shown):
+    fig, axes = plt.subplots(2)
+    for ax in axes:
+        plots.plot_spectrogram(MEL, ax, colorbar=False)
+    for S in (MEL, CHROMA, fig):
+        plots.player(SOUND, "A tone.", S, seconds=1.0)
+        content, _ = shown.pop()
+        page = Page(content["text/html"])
+        assert page.tags == ["figure", "figcaption", "div", "img", "audio", "script"]
+        assert "http" not in content["text/html"] and content["text/plain"] == "Sound: A tone."
+        numbers = next(value for name, value in page.attributes if name == "data-time").split()
+        left, width, top, height, begin, end = map(float, numbers)
+        assert 0 < left < left + width <= 1 and 0 <= top < top + height <= 1
+        assert begin == pytest.approx(0, abs=0.02)
+        assert end == pytest.approx(59.5 / FRAME_RATE if S is fig else 42.5 / FRAME_RATE, abs=0.01)
+        source = next(value for _, value in page.attributes if str(value).startswith("data:image"))
+        picture = pixels({"image/png": source.split(",")[1]})
+        # The picture is coloured from `left` to `left + width` and nowhere else.
+        coloured = np.flatnonzero((np.ptp(picture, axis=-1) > 40).mean(0) > 0.3)
+        span = coloured[[0, -1]] / picture.shape[1]
+        np.testing.assert_allclose(span, [left, left + width], atol=0.01)
+    assert plt.get_fignums() == []
+
+
+# --- hostile text ---------------------------------------------------------------------------------
+
+
+def test_names_in_figures_are_never_formulas(shown):
+    """In titles, tick labels and legends; nor does a script that no font has print a warning."""
+    names = list(HOSTILE)
+    mpl.rcParams["figure.dpi"] = 40
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fig in (
+            plots.plot_confusion(np.eye(len(names)), names, title=names[5]).figure,
+            plots.plot_class_counts(pd.Series(dict.fromkeys(names, 1))).figure,
+            plots.plot_histories(
+                dict.fromkeys(names, HISTORY), lines=dict.fromkeys(names, 1), score=names[5]
+            ),
+            plots.plot_forest(dict.fromkeys(names, estimate(0.5)), xlabel=names[5]).figure,
+            plots.plot_maps(np.zeros((len(names), 2, 2)), titles=names, suptitle=names[5]),
+        ):
+            fig.set_layout_engine("none")  # so many long names leave no room
+            plots.show(fig, names[5])
+            assert all(name in shown[-2][0]["text/plain"] for name in names)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_in_html_are_never_code(shown, name):
+    """In captions, cells, headers, indices and alternative texts."""
+    mpl.rcParams["figure.dpi"] = 40
+    plots.table(pd.DataFrame({name: [name]}, [name]), name, best=name)
+    plots.result_table({f"{name} {name}": 0.5}, [name], [name], {}, name)
+    plots.player(SOUND, name, CHROMA, seconds=0.5)
+    for content, _ in shown:
+        page = Page(content["text/html"])
+        assert name in page.text and (
+            name in content["text/plain"] or "\n" in content["text/plain"]
+        )
+        names = {attribute for attribute, _ in page.attributes}
+        known = "border class style data-time width alt src controls aria-label"
+        assert names <= set(known.split()) and {"b", "a"}.isdisjoint(page.tags)
+        sources = [value for attribute, value in page.attributes if attribute == "src"]
+        assert all(source.startswith("data:") for source in sources)
+        # A formula begins and ends in one piece of text.
+        assert all(piece == "$" or "$" not in piece for piece in page.pieces)
+
+
+def test_ticks_of_a_logarithmic_axis_stay_formulas(shown):
+    fig, ax = plt.subplots()
+    ax.loglog([1, 1e4], [1, 1e4])
+    ax.set_title("$x")
+    plots.show(fig, "Powers.")
+    ticks = [text for text in ax.get_xticklabels() if text.get_text()]
+    assert ticks and all(tick.get_parse_math() for tick in ticks)
+    assert not ax.title.get_parse_math()

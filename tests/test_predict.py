@@ -1,148 +1,150 @@
-"""`labhelpers predict`: genre and affect of audio files by the models of a run."""
+"""scripts/predict.py: which models, what they say, and of which file."""
 
-import json
+import os
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from labhelpers.audio import extract
 from labhelpers.baselines import DescriptorMachine, descriptors
-from labhelpers.corpora.layout import AFFECT
-from labhelpers.datasets import SpectrogramDataset, from_arrays
-from labhelpers.models import load_model
-from labhelpers.records import Predictor, RunError, read_run, save_run
-from labhelpers.series.predict import cuts, predict_files
-from labhelpers.training import predict
+from labhelpers.clips import Clips, Reads, load_clips
+from labhelpers.corpus import AFFECT, Corpus
+from labhelpers.models import CNN, Classifier, Regressor
+from labhelpers.records import save_run
+from labhelpers.training import fit, predict
+from scripts import predict as script
+
+BLEND = {"blend weight of the CNNs": 0.25}
+BLEND |= {f"blend scale {axis}": 2.0 for axis in AFFECT}
+BLEND |= {f"blend shift {axis}": -0.5 for axis in AFFECT}
+
+
+def small_cnn():
+    return CNN(
+        Reads("mel", window=16), channels=(4, 8), pools=((2, 4), (2, 4)), frames_per_column=1
+    )
+
+
+def record(corpus: Corpus, out, affect=True):
+    """What notebooks 07 and 10 leave in a report folder, with two small networks each."""
+    genre = load_clips(corpus, "genre")
+    networks = [Classifier(small_cnn(), genre.classes).start_from(genre) for _ in range(2)]
+    models = {f"CNN mel {seed}": network for seed, network in enumerate(networks)}
+    models["SVM descriptors"] = DescriptorMachine(
+        descriptors(genre), genre.y.numpy(), genre.classes
+    )
+    for seed, network in enumerate(networks):
+        fit(network, genre, epochs=2, lr=1e-2, seed=seed)
+    save_run("07_cnn", corpus, out, results={}, models=models)
+    if affect:
+        clips = load_clips(corpus, "affect")
+        network = Regressor(small_cnn()).start_from(clips)
+        fit(network, clips, epochs=2, lr=1e-2)
+        models = {"CNN three heads 0": network}
+        models["SVR descriptors"] = DescriptorMachine(descriptors(clips), clips.y.numpy())
+        save_run("10_kaggle_submission", corpus, out, results=BLEND, models=models)
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(shared_corpus, tmp_path_factory):
+    return record(shared_corpus, tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture
-def tones(tmp_path):
-    """Two short files of music, more or less."""
-    time = np.arange(22050 * 2) / 22050
-    for name, pitch in (("low", 110), ("high", 880)):
-        soundfile.write(tmp_path / f"{name}.wav", 0.5 * np.sin(2 * np.pi * pitch * time), 22050)
-    return [tmp_path / "low.wav", tmp_path / "high.wav"]
+def music(tmp_path):
+    """Two folders with a file of the same name each."""
+    t = np.arange(3 * 22050) / 22050
+    for folder, pitch in (("Folk", 220), ("Rock", 660)):
+        (tmp_path / folder).mkdir()
+        sound = 0.4 * np.sin(2 * np.pi * pitch * t) * np.exp(-6 * (t % 0.5))
+        soundfile.write(tmp_path / folder / "1.wav", sound, 22050)
+    return tmp_path
 
 
-def test_a_table_for_people(trained, tones, capsys):
-    assert predict_files(tones, trained, jobs=1) == 0
-    said = capsys.readouterr()
-    head, low, high, note = said.out.splitlines()
-    assert all(axis in head for axis in AFFECT) and "0 to 1" in head and "deviation" in note
-    assert low.startswith("low.wav") and high.startswith("high.wav") and "±" in low
-    assert "Jazz" in low and len(low) == len(head)
-    assert "genre by 1 model(s) of 07_cnn on tiny" in said.err and "synthesised" not in said.err
-
-
-def test_json_for_programs(trained, tones, capsys):
-    assert predict_files(tones, trained, as_json=True, jobs=1) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["file"] for row in rows] == list(map(str, tones))
-    for row in rows:
-        probabilities = list(row["genre"].values())
-        assert sum(probabilities) == pytest.approx(1, abs=1e-3)
-        assert probabilities == sorted(probabilities, reverse=True)
-        assert list(row["affect"]) == list(AFFECT) == list(row["affect_doubt"])
-        assert all(0 <= value <= 1 for value in row["affect"].values())
-        assert list(row["genre_doubt"]) == list(row["genre"])
-
-
-def test_the_numbers_are_those_that_a_notebook_computes(trained, tones, capsys):
-    """Each model of a list on the same windows, with the same features; the mean of the models."""
-    run = read_run(trained / "records" / "07_cnn.json")
-    model = load_model(run.checkpoint("the model"))
-    clip = extract(tones[0], beats=False)[0]
-    assert clip.shape[1] > 32  # longer than the crop
-    expected = predict(model, from_arrays([clip], ["low"], "mel"), crop=32)[0]
-    assert predict_files(tones[:1], trained, as_json=True) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    found = [row["genre"][name] for name in model.classes]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    of_windows = predict(model, from_arrays(cuts(clip, 32), list("abcde"), "mel"))
-    doubt = [row["genre_doubt"][name] for name in model.classes]
-    np.testing.assert_allclose(doubt, of_windows.std(axis=0), atol=1e-4)
-
-
-def test_several_models_of_any_kind_are_averaged(tmp_path, corpus, trained, tones, capsys):
-    affect = SpectrogramDataset(corpus, "affect", features="mel")
-    machine = DescriptorMachine(descriptors(affect), affect.y.numpy())
-    network = load_model(
-        read_run(trained / "records/09b_multitask_learning.json").checkpoint("the model")
-    )
-    members = [Predictor("the network", crop=32), Predictor("svm", "fused")]
-    save_run(
-        "10_kaggle_submission",
-        corpus,
-        trained,
-        predictors={"affect": members},
-        models={"the network": network, "svm": machine},
-    )
-    assert predict_files(tones[:1], trained, as_json=True) == 0
-    said = capsys.readouterr()
-    (row,) = json.loads(said.out)
-    assert "affect by 2 model(s) of 10_kaggle_submission" in said.err  # the last that names some
-    clip = extract(tones[0], beats=False)[0]
-    ds = from_arrays([clip], ["low"], "fused")
-    both = [
-        predict(network, ds.with_features("mel"), crop=32)[0],
-        machine.predict(descriptors(ds))[0],
+def test_each_file_has_a_line_and_folders_stay_apart(report, music, capsys):
+    assert script.main([str(music), "--models", str(report)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "tiny" in head
+    assert [line.split(": ")[0] for line in lines] == [
+        str(music / "Folk" / "1.wav"),
+        str(music / "Rock" / "1.wav"),
     ]
-    np.testing.assert_allclose(list(row["affect"].values()), np.mean(both, axis=0), atol=1e-4)
+    for line in lines:
+        assert "models say" in line and all(axis in line for axis in AFFECT)
 
 
-def test_folders_and_the_middle_of_long_files(trained, tones, tmp_path, capsys):
-    assert predict_files([tmp_path], trained, as_json=True, jobs=2) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["file"] for row in rows] == sorted(map(str, tones))
-    assert predict_files(tones[:1], trained, as_json=True, seconds=1) == 0
-    assert json.loads(capsys.readouterr().out)[0]["genre"] != rows[1]["genre"]
+def test_the_models_are_mixed_as_their_notebooks_do(report, music):
+    panel = script.Panel(report)
+    samples, _ = soundfile.read(music / "Rock" / "1.wav")
+    clips = Clips.of([extract(samples, beats=False)[0]], ["x"])
+    *networks, machine = panel.genre
+    shares = np.mean([predict(network, clips)[0] for network in networks], axis=0) / 2
+    shares += machine.predict(descriptors(clips))[0] / 2
+    first = panel.genre[0].classes[shares.argmax()]
+    line = panel.line(samples)
+    assert line.startswith(f"{first} {shares.max():.2f}")
+    network, machine = panel.affect
+    values = 0.25 * (2 * predict(network, clips)[0] - 0.5)
+    values += 0.75 * machine.predict(descriptors(clips))[0]
+    for axis, value in zip(AFFECT, values):
+        assert f"{axis} {value:.2f}" in line
 
 
-def test_models_of_the_sample_say_so(trained, tones, capsys):
-    path = trained / "records" / "07_cnn.json"
-    path.write_text(path.read_text().replace('"sample": false', '"sample": true'))
-    predict_files(tones[:1], trained)
-    assert "trained on synthesised music" in capsys.readouterr().err
+def test_disagreement_is_put_in_words(report):
+    panel = script.Panel(report)
+    near = panel.genre_line([np.array([0.9, 0.1, 0, 0])], np.array([0.7, 0.3, 0, 0]))
+    assert "Blues 0.80, Jazz 0.20" in near and "(2 of " in near
+    network = np.array([0.5, 0.5, 0.5])  # 2 x 0.5 - 0.5
+    line = panel.affect_line([network], np.array([0.5, 0.4, 0.9]))
+    assert line.count("disagree") == 1 and line.endswith("danceability 0.80 (models disagree)")
 
 
-def test_what_is_no_audio_costs_one_sentence_and_the_others_are_done(
-    trained, tones, tmp_path, capsys
-):
-    (tmp_path / "notes.txt").write_text("no music")
-    files = [tmp_path / "notes.txt", tones[0], tmp_path / "absent.mp3"]
-    assert predict_files(files, trained, as_json=True, jobs=1) == 1
+def test_a_bad_file_does_not_cost_the_answers_for_the_others(report, music, capsys):
+    (music / "Folk" / "0.wav").write_text("no audio")
+    loud = np.full(66150, 1e30, np.float32)
+    soundfile.write(music / "Folk" / "2.wav", loud, 22050, subtype="FLOAT")
+    assert script.main([str(music), "--models", str(report)]) == 1
     said = capsys.readouterr()
-    assert [row["file"] for row in json.loads(said.out)] == [str(tones[0])]
-    assert "notes.txt" in said.err and "absent.mp3: no such file" in said.err
+    assert len(said.out.splitlines()) == 3
+    assert "0.wav: left out" in said.err and "2.wav: left out" in said.err
 
 
-def test_without_a_run_the_notebook_is_named(tmp_path, tones):
-    with pytest.raises(RunError, match="07_cnn"):
-        predict_files(tones, tmp_path / "nothing")
+def test_a_folder_without_audio_is_told(report, tmp_path, capsys):
+    (tmp_path / "cover.jpg").touch()
+    assert script.main([str(tmp_path), "--models", str(report)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_record_that_names_no_predictor_is_a_sentence(trained, tones, corpus):
-    save_run("07_cnn", corpus, trained)
-    with pytest.raises(RunError, match="no trained model for genre; run notebook 07_cnn"):
-        predict_files(tones, trained)
+def test_without_affect_models_there_is_genre_alone(shared_corpus, music, tmp_path):
+    out = record(shared_corpus, tmp_path / "report", affect=False)
+    samples, _ = soundfile.read(music / "Rock" / "1.wav")
+    line = script.Panel(out).line(samples)
+    assert "models say" in line and "valence" not in line
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "gone", "NaN"])
-def test_a_damaged_checkpoint_is_a_sentence(trained, tones, damage):
-    path = read_run(trained / "records" / "07_cnn.json").checkpoint("the model")
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:500])
-    elif damage == "text":
-        path.write_text("no checkpoint")
-    elif damage == "gone":
-        path.unlink()
-    else:
-        content = torch.load(path, weights_only=True)
-        name = next(key for key in content["state"] if key.endswith("weight"))
-        content["state"][name][:] = float("nan")
-        torch.save(content, path)
-    with pytest.raises(RunError, match="07_cnn") as caught:
-        predict_files(tones[:1], trained)
-    assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
+def test_reports_on_the_sample_and_of_tests_are_passed_by(shared_corpus, tmp_path, monkeypatch):
+    def leave(name, corpus, age):
+        out = tmp_path / "reports" / name
+        (out / "records").mkdir(parents=True)
+        path = save_run("07_cnn", corpus, out, results={})
+        os.utime(path, (2e9 - age, 2e9 - age))
+        return out
+
+    monkeypatch.setattr(script, "work_folder", lambda: tmp_path)
+    leave("tests", Corpus(tmp_path / "sample"), age=0)
+    leave("sample", Corpus(tmp_path / "sample"), age=1)
+    assert script.newest_report() == script.COMMITTED
+    leave("z-old", shared_corpus, age=3)
+    newest = leave("new", shared_corpus, age=2)
+    assert script.newest_report() == newest
+
+
+def test_the_page_shows_and_plays_each_file(report, music, tmp_path):
+    os.rename(music / "Folk" / "1.wav", music / "Folk" / "<b>.wav")
+    page = tmp_path / "page.html"
+    assert script.main([str(music), "--models", str(report), "--html", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<audio") == text.count("data:image/png") == 2
+    assert "<b>.wav" not in text and "&lt;b&gt;.wav" in text

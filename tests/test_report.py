@@ -1,407 +1,315 @@
-"""The runner, on two notebooks small enough to run here: what runs, with what, and what is said."""
+"""The runner.   pytest tests/test_report.py"""
 
-import json
-import logging
-import os
-import re
-import signal
-import subprocess
-import sys
+import shutil
 import time
-from pathlib import Path
+from contextlib import contextmanager
 
 import nbformat
+import numpy as np
 import pytest
 
-from labhelpers.records import RunError
-from labhelpers.series import notebooks, pages, run
-from labhelpers.series.notebooks import check_parameters, choose, defaults, merged, read_series
-
-PARAMETERS = (
-    'DATA = None\nOUT = None  # a comment with = in it\nSEED = 0\nRATE = 0.1\nDEVICE = "cpu"'
+from labhelpers.corpus import Corpus
+from scripts import report
+from scripts.report import (
+    ReportError,
+    choose,
+    claim,
+    fault,
+    load_state,
+    read_series,
+    refresh_text,
+    remove_old,
 )
-RECORD = """
+
+V4 = nbformat.v4
+FIRST = """
 import json, os, pathlib
-rows = []
-for model, baseline, value in [("majority class", True, .2), ("CNN", False, .5)]:
-    rows.append(dict(
-        model=model, task="genre", input="mel", set="test", metric="accuracy", baseline=baseline,
-        value=value, low=value - .1, high=value + .1, deviation=None, seeds=1, n=10,
-    ))
-record = dict(
-    notebook="01_first", corpus=dict(name="tiny", sample=True, fingerprint="f"),
-    params=dict(SEED=SEED), versions=dict(python="3"), facts={}, results=rows, histories={},
-    predictions=[], predictors={},
-)
-folder = pathlib.Path(OUT) / "records"
-(folder / "01_first.json").write_text(json.dumps(record))
-import librosa
-librosa.ex  # loads pooch, and that tqdm.auto
-import tqdm.auto
+folder = pathlib.Path(os.environ["LABHELPERS_OUT"], "records")
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "01_first").mkdir(exist_ok=True)
+(folder / "01_first" / "net.pt").write_bytes(bytes(N))
+(folder / "01_first.json").write_text(json.dumps({"N": N, "results": {}}))
+print(N, os.environ["OMP_NUM_THREADS"], os.getcwd().split("/")[-1])
 """
-READ = """
-import pathlib
-print(len((pathlib.Path(OUT) / "records" / ("01_first" + ".json")).read_text()))
+SECOND = """
+import json, os, pathlib
+load_run = lambda name: json.loads(
+    pathlib.Path(os.environ["LABHELPERS_OUT"], "records", name + ".json").read_text())
+print(load_run("01_first")["N"] + 1)
 """
 
 
-def write(folder, name, *cells):
-    """A notebook of Markdown (text) and code (text in a list; the first holds the parameters)."""
-    v4 = nbformat.v4
-    nb = v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    for cell in cells:
-        markdown = isinstance(cell, str)
-        nb.cells.append(v4.new_markdown_cell(cell) if markdown else v4.new_code_cell(*cell))
-    nb.cells[1].metadata["tags"] = ["parameters"]
-    folder.mkdir(exist_ok=True)
-    nbformat.write(nb, folder / f"{name}.ipynb")
+def write_notebook(path, *code, parameters="N = 3"):
+    cells = [V4.new_markdown_cell(f"# {path.stem}")]
+    if parameters:
+        cells.append(V4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    cells += [V4.new_code_cell(source.strip()) for source in code]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(V4.new_notebook(cells=cells, metadata=kernel), path)
 
 
-@pytest.fixture
-def series(tmp_path):
-    """Folder of two notebooks; the second reads the record of the first."""
-    folder = tmp_path / "notebooks"
-    write(folder, "01_first", "# 1 The first", [PARAMETERS], "## 1α One", [RECORD])
-    write(folder, "02_second", "# 2 The second", [PARAMETERS], "## 2β Two", [READ])
-    return folder
+def write_corpus(root, affect=True):
+    """Two clips for each part."""
+    parts = {"fma_genre_spectrograms": "Id\tGenre\n1\tRock\n2\tFolk\n"}
+    if affect:
+        parts["multitask_dataset"] = "Id,valence,energy,danceability\n1,.1,.2,.3\n2,.3,.2,.1\n"
+    for name, labels in parts.items():
+        for split in ("train", "test"):
+            (root / name / split).mkdir(parents=True)
+            (root / name / f"{split}_labels.txt").write_text(labels)
+            for clip in (1, 2):
+                np.save(root / name / split / f"{clip}.fused.full.npy", np.zeros((140, 9), "f4"))
+    return Corpus(root)
 
 
-class Run:
-    """Calls `run_series` on the small series and keeps what it said."""
-
-    def __init__(self, corpus, series, out, caplog):
-        self.corpus, self.series, self.out, self.log = corpus, series, out, caplog
-
-    def __call__(self, **options):
-        self.log.clear()
-        return run.run_series(self.corpus.root, self.out, notebooks=self.series, **options)
-
-    @property
-    def said(self):
-        return [record.getMessage() for record in self.log.records if record.name == "labhelpers"]
-
-    def ran(self):
-        return [line.split(":")[0] for line in self.said if " cells in " in line]
-
-
-@pytest.fixture
-def small(corpus, series, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(run, "_package", lambda: "as it is")  # someone may edit it meanwhile
-    monkeypatch.setenv("PYTHONWARNINGS", "error")  # must not reach the kernel
-    caplog.set_level(logging.INFO, "labhelpers")
-    return Run(corpus, series, tmp_path / "out", caplog)
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A checkout with three notebooks; the second reads the first, the third neither."""
+    top = tmp_path_factory.mktemp("house")
+    write_notebook(top / "notebooks" / "01_first.ipynb", FIRST)
+    write_notebook(top / "notebooks" / "02_second.ipynb", SECOND)
+    write_notebook(
+        top / "notebooks" / "03_third.ipynb",
+        "import os; print(os.getpid() > 0, M)",
+        parameters="M = 0.5",
+    )
+    (top / "labhelpers").mkdir()
+    (top / "labhelpers" / "audio.py").write_text("RATE = 1\n")
+    write_corpus(top / "music")
+    return top
 
 
-def test_the_series_runs_once_and_leaves_a_report(small):
-    index = small()
-    assert index == small.out / "index.html" and small.ran() == ["01_first", "02_second"]
-    assert any(line.startswith("01_first, notebook 1 of 2") for line in small.said)
-    assert "Genre: 5 of 10 test clips right (CNN); majority class 2." in small.said
-    executed = nbformat.read(small.out / "notebooks" / "01_first.ipynb", 4)
-    assert notebooks.faults(executed) == []  # not even tqdm's, where ipywidgets is missing
-    assert not [part for part in (executed, *executed.cells) if "papermill" in part.metadata]
-    assert "majority class" in index.read_text() and "1 The first" in index.read_text()
-    assert json.loads((small.out / "run.json").read_text())["corpus"]["name"] == "tiny"
+def run_of(house, out, monkeypatch, parameters=(), fresh=False):
+    """A Run on the house's notebooks, as the command line makes it."""
+    monkeypatch.setattr(report, "PACKAGE", house / "labhelpers")
+    series = read_series(house / "notebooks")
+    given = report.check_parameters(list(series.values()), list(parameters))
+    return report.Run(series, given, Corpus(house / "music"), out, load_state(out), fresh)
 
-    before = {
-        path: path.stat().st_mtime_ns for path in small.out.rglob("*") if path.name != ".lock"
+
+def numbers(out):
+    """What each executed notebook printed."""
+    texts = {}
+    for path in sorted((out / "notebooks").glob("*.ipynb")):
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        texts[path.stem] = "".join(o.get("text", "") for cell in cells for o in cell.outputs)
+    return texts
+
+
+@pytest.fixture(scope="module")
+def done(house, tmp_path_factory):
+    """A report folder after a whole run, two notebooks at a time."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        run = run_of(house, out, patch)
+        run.execute(2)
+    assert run.failed == []
+    return out
+
+
+def stale(run):
+    return [name for name in run.notebooks if not run.is_unchanged(name)]
+
+
+def test_outputs_records_and_environment(done):
+    assert numbers(done) == {
+        "01_first": "3 1 notebooks\n",
+        "02_second": "4\n",
+        "03_third": "True 0.5\n",
     }
-    small()
-    after = {path: path.stat().st_mtime_ns for path in small.out.rglob("*") if path.name != ".lock"}
-    assert small.ran() == [] and before == after  # nothing runs, nothing is written
+    state = load_state(done)
+    assert [entry["state"] for entry in state["notebooks"].values()] == ["done"] * 3
 
 
-def test_only_what_changed_runs_again(small):
-    small(report=False)
-    write(small.series, "02_second", "# 2 The second, reworded", [PARAMETERS], ["print('new')"])
-    small(report=False)
-    assert small.ran() == ["02_second"]
-    record = small.out / "records" / "01_first.json"
-    record.write_text(record.read_text() + " ")  # written by other than the run that is kept
-    small(only="1", report=False)
-    assert small.ran() == ["01_first"]
-    small(parameters={"SEED": "1"}, only=["01"], report=False)
-    assert small.ran() == ["01_first"] and json.loads(record.read_text())["params"]["SEED"] == 1
+def test_a_second_run_does_nothing(house, done, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*.ipynb")}
+    began = time.perf_counter()
+    run_of(house, done, monkeypatch).execute(2)
+    assert time.perf_counter() - began < 2
+    assert capsys.readouterr().out.count("unchanged") == 3
+    assert before == {path: path.stat().st_mtime_ns for path in done.rglob("*.ipynb")}
 
 
-def test_a_text_that_changed_needs_no_run(small):
-    small(parameters={"SEED": "3"}, report=False)
-    before = nbformat.read(small.out / "notebooks" / "02_second.ipynb", 4)
-    write(small.series, "02_second", "# 2 Reworded", [PARAMETERS], "## 2β Two", "More.", [READ])
-    small(parameters={"SEED": "3"}, report=False)
-    after = nbformat.read(small.out / "notebooks" / "02_second.ipynb", 4)
-    assert small.ran() == []
-    assert [cell.source for cell in after.cells if cell.cell_type == "markdown"] == [
-        "# 2 Reworded",
-        "## 2β Two",
-        "More.",
-    ]
-    code = [cell for cell in after.cells if cell.cell_type == "code"]
-    assert code == [cell for cell in before.cells if cell.cell_type == "code"]
-    assert len(code) == 3 and "SEED = 3" in code[1].source  # the parameters that were given
+def test_one_by_one_gives_the_same(house, done, tmp_path, monkeypatch):
+    run_of(house, tmp_path, monkeypatch).execute(1)
+    assert numbers(tmp_path) == numbers(done)
 
 
-def test_a_failure_says_where_and_keeps_what_was_done(small, monkeypatch):
-    write(
-        small.series,
-        "02_second",
-        "# 2 Fails",
-        [PARAMETERS],
-        ["x = 1"],
-        ["raise ValueError('no such')"],
-    )
-    said = r"02_second, cell In \[4\] failed with ValueError: no such\n.*02_second.ipynb"
-    for _ in range(2):  # the second time its error mark is there already
-        with pytest.raises(RunError, match=said):
-            small()
-        assert small.out.joinpath("report.pdf").is_file() and not any(
-            "either" in line for line in small.said
-        )
-    html = (small.out / "index.html").read_text()
-    assert "failed" in html and "majority class" in html
+def test_only_what_changed_is_run_again(house, done, tmp_path, monkeypatch):
+    def run(**options):
+        return run_of(house, done, monkeypatch, **options)
 
-    def fails(*_, **__):
-        raise ZeroDivisionError("of ours")
-
-    monkeypatch.setattr(run, "write_report", fails)  # it must not hide what stopped the run
-    with pytest.raises(RunError, match=said):
-        small(fresh=True)
-    assert any("could not be written either: of ours" in line for line in small.said)
-    write(
-        small.series, "02_second", "# 2 Stops", [PARAMETERS], ["import sys; sys.exit(0)"], ["x = 1"]
-    )
-    with pytest.raises(RunError, match="ended early: cell 5: did not run"):
-        small(report=False)
+    assert stale(run()) == []
+    assert stale(run(parameters=[("M", "0.25")])) == ["03_third"]
+    assert len(stale(run(fresh=True))) == 3
+    with changed(house / "labhelpers" / "audio.py", b"RATE = 2\n"):
+        assert len(stale(run())) == 3
+    array = house / "music" / "fma_genre_spectrograms" / "train" / "1.fused.full.npy"
+    other = array.read_bytes()[:-4] + np.float32(-40).tobytes()  # of the same size
+    with changed(array, other):
+        assert len(stale(run())) == 3
+    with changed(done / "records" / "01_first" / "net.pt", b"abc"):
+        assert stale(run()) == ["01_first", "02_second"]
+    with changed(done / "records" / "01_first" / "net.pt", None):  # lost
+        assert stale(run()) == ["01_first", "02_second"]
+    with changed(done / "notebooks" / "02_second.ipynb", None):
+        assert stale(run()) == ["02_second"]
+    assert stale(run()) == []
 
 
-def test_what_readers_should_not_meet_is_told(small):
-    write(
-        small.series,
-        "02_second",
-        "# 2 Warns",
-        [PARAMETERS],
-        ["import sys; print('x', file=sys.stderr)"],
-    )
-    small(only="2", report=False)
-    assert "02_second, cell 4: wrote to stderr: x" in small.said
+@contextmanager
+def changed(path, content):
+    """A file with other content, or without one, for a while."""
+    before = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
+    yield
+    path.write_bytes(before)
 
 
-def test_one_report_at_a_time(small):
-    (small.out / "records").mkdir(parents=True)
-    with run._alone_in(small.out), pytest.raises(RunError, match="another report is being written"):
-        small()
+def test_new_text_needs_no_run(house, done, monkeypatch):
+    source = house / "notebooks" / "02_second.ipynb"
+    text = source.read_text().replace("# 02_second", "# Another title")
+    with changed(source, text.encode()):
+        executed = done / "notebooks" / "02_second.ipynb"
+        assert stale(run_of(house, done, monkeypatch)) == []
+        refresh_text(read_series(house / "notebooks")["02_second"], executed)
+        assert nbformat.read(executed, 4).cells[0].source == "# Another title"
+        assert numbers(done)["02_second"] == "4\n"
+    with changed(source, source.read_bytes().replace(b"+ 1", b"+ 2")):  # it has not run
+        refresh_text(read_series(house / "notebooks")["02_second"], executed)
+        assert nbformat.read(executed, 4).cells[0].source == "# Another title"
 
 
-def test_sigterm_ends_the_kernel_too(small, tmp_path):
-    marker = tmp_path / "pid"
-    busy = (
-        f"import os, pathlib, time\npathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\n"
-        "time.sleep(99)"
-    )
-    write(small.series, "02_second", "# 2 Busy", [PARAMETERS], [busy])
-    call = (
-        "import sys; from labhelpers.series.run import run_series; "
-        "run_series(sys.argv[1], sys.argv[2], only='2', notebooks=sys.argv[3])"
-    )
-    paths = map(str, (small.corpus.root, small.out, small.series))
-    process = subprocess.Popen([sys.executable, "-c", call, *paths], cwd=Path(__file__).parents[1])
-    while not (marker.is_file() and marker.read_text()):
-        time.sleep(0.1)
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 143
-    for _ in range(100):
-        try:
-            os.kill(int(marker.read_text()), 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("the kernel outlives its report by 10 s")
+def test_a_failure_stops_only_what_depends_on_it(house, tmp_path, monkeypatch, capsys):
+    source = house / "notebooks" / "01_first.ipynb"
+    with changed(source, source.read_bytes().replace(b"print(N", b"print(lost")):
+        run = run_of(house, tmp_path, monkeypatch)
+        run.execute(2)
+    printed = capsys.readouterr().out
+    assert "cell In [2] failed with NameError: name 'lost' is not defined" in printed
+    assert f"{'02_second':28} not run: it needs 01_first" in printed
+    assert run.failed == ["01_first", "02_second"]
+    states = {name: entry["state"] for name, entry in load_state(tmp_path)["notebooks"].items()}
+    assert states == {"01_first": "failed", "03_third": "done"}
+    assert "03_third" in numbers(tmp_path) and "02_second" not in numbers(tmp_path)
 
 
-# --- no kernel needed from here -------------------------------------------------------------------
-
-
-def key_of(series, corpus, out, name="02_second", own=None):
-    known = read_series(series)
-    return run._key(known[name], known, own or {}, corpus, out)
-
-
-@pytest.mark.parametrize("module", ["audio.py", "corpora/layout.py"])
-def test_a_changed_module_runs_everything_again(series, corpus, tmp_path, monkeypatch, module):
-    copy = tmp_path / "labhelpers"
-    (copy / "corpora").mkdir(parents=True)
-    (copy / "series").mkdir()
-    for name in ("audio.py", "corpora/layout.py", "series/cli.py"):
-        (copy / name).write_text("x = 1")
-    monkeypatch.setattr(run, "PACKAGE", copy)
-    before = key_of(series, corpus, tmp_path)
-    (copy / "series" / "cli.py").write_text("x = 2")  # which no notebook calls
-    assert key_of(series, corpus, tmp_path) == before
-    (copy / module).write_text("x = 2")
-    assert key_of(series, corpus, tmp_path) != before
-
-
-def test_another_corpus_version_or_parameter_runs_everything_again(
-    series, corpus, tmp_path, monkeypatch
-):
-    before = key_of(series, corpus, tmp_path)
-    assert key_of(series, corpus, tmp_path, own={"SEED": 1}) != before
-    monkeypatch.setattr(run, "versions", lambda: {"torch": "99"})
-    changed = key_of(series, corpus, tmp_path)
-    assert changed != before
-    labels = corpus.root / "fma_genre_spectrograms" / "train_labels.txt"
-    labels.write_text(labels.read_text().replace("Rock", "Jazz"))
-    assert key_of(series, type(corpus)(corpus.root), tmp_path) != changed
-
-
-def test_a_changed_record_runs_its_readers_again(series, corpus, tmp_path):
-    write(series, "02_second", "# 2", [PARAMETERS], ["load_run('01_first')"])
-    record = tmp_path / "records" / "01_first.json"
-    record.parent.mkdir(parents=True)
-    keys = {"01_first": set(), "02_second": set()}
-    for text in ("{}", "[]"):
-        record.write_text(text)
-        for name, found in keys.items():
-            found.add(key_of(series, corpus, tmp_path, name))
-    assert (len(keys["01_first"]), len(keys["02_second"])) == (1, 2)
-
-
-def test_notebooks_are_chosen_by_number_or_name(series):
-    known = read_series(series)
-    assert choose(known) == ["01_first", "02_second"]
-    for key in ("02", "2", "02_second", "02_second.ipynb", ["02_second"]):
-        assert choose(known, key) == ["02_second"]
-    assert choose(known, start="2") == ["02_second"] and choose(
-        {"09a_x": 1, "00_y": 1}, "9a,0"
-    ) == ["09a_x", "00_y"]
-    with pytest.raises(RunError, match="no notebook '03'; there are 01_first, 02_second"):
-        choose(known, "03")
-    with pytest.raises(RunError, match="no numbered notebooks"):
-        read_series(series.parent)
+def test_an_early_exit_is_a_failure_and_stderr_is_told(tmp_path):
+    path = tmp_path / "01_exit.ipynb"
+    write_notebook(path, "import sys; print('careful', file=sys.stderr)", "sys.exit(0)", "x = 1")
+    result = report.execute(path, tmp_path / "out" / "01_exit.ipynb", {})
+    assert result["problem"]
+    assert result["warnings"][0] == "cell In [2] wrote to stderr: careful"
 
 
 @pytest.mark.parametrize(
-    "name, text, value",
+    "name, value, default",
     [
-        ("SEED", "3", 3),
-        ("SEED", 4, 4),
-        ("SEED", "2 ** 4", 16),
-        ("RATE", "1", 1),
-        ("RATE", "3e-3 / 2", 0.0015),
-        ("DEVICE", "0", "0"),
+        ("EPOCHS", 0, 20), ("SEEDS", -1, 3), ("EPOCHS", 2.5, 20), ("EPOCHS", "many", 20),
+        ("EPOCHS", True, 20), ("FOLDS", 1, 5), ("SEED", -1, 0), ("DROPOUT", 2, 0.3),
+        ("LR", 0, 1e-3), ("LR", float("inf"), 1e-3), ("LR", float("nan"), 1e-3),
+        ("CHANNELS", (24,), (16, 32)), ("CHANNELS", (16, 0), (16, 32)), ("CHANNELS", 5, (16, 32)),
+        ("POOLS", ("a", 1), (2, 2)), ("CLIPS", [], ["1"]), ("EPOCHS", "9**9**9", 20),
     ],
-)
-def test_parameters_are_read_as_their_default_is(series, name, text, value):
-    assert check_parameters(read_series(series), {name: text}) == {name: value}
+)  # fmt: skip
+def test_a_parameter_out_of_range_is_refused(name, value, default):
+    assert fault(name, value, default)
 
 
 @pytest.mark.parametrize(
-    "name, text, said",
+    "name, value, default",
     [
-        (
-            "SEDE",
-            "3",
-            "no chosen notebook has a parameter SEDE; known: DATA, DEVICE, OUT, RATE, SEED",
-        ),
-        ("SEED", "three", "SEED = 'three' is no int; 01_first has SEED = 0"),
-        ("SEED", "0.5", "is no int"),
-        ("SEED", "True", "is no int"),
-        ("SEED", "-1", "SEED = '-1' is negative; 01_first has SEED = 0"),
-        ("RATE", "fast", "is no float"),
-        ("DEVICE", 1, "is no str"),
-        ("DATA", "x", "-p DATA: say --data x"),
-        ("OUT", "x", "-p OUT: say --out x"),
+        ("EPOCHS", 1, 20), ("SEED", 0, 0), ("DROPOUT", 0, 0.3), ("LR", 1e-5, 1e-3), ("C", 3, 1.5),
+        ("CHANNELS", [8, 16], (16, 32)), ("CLIP", "5", None), ("DEVICE", "cuda", "auto"),
     ],
-)
-def test_wrong_parameters_are_refused(series, name, text, said):
-    with pytest.raises(RunError, match=re.escape(said)):
-        check_parameters(read_series(series), {name: text})
+)  # fmt: skip
+def test_a_sound_parameter_is_taken(name, value, default):
+    assert fault(name, value, default) == ""
 
 
-@pytest.mark.parametrize("name", ["EPOCHS", "BATCH", "CROP", "PATIENCE"])
-def test_nothing_is_counted_in_zeros(tmp_path, name):
-    write(tmp_path / "n", "05_x", "#", [f"{name} = 4"])
-    for text in ("0", "-3"):
-        with pytest.raises(
-            RunError, match=f"{name} = '{text}' is too small: 1 or more is needed; 05_x has"
-        ):
-            check_parameters(read_series(tmp_path / "n"), {name: text})
+def test_parameters_are_told_before_anything_runs(house, monkeypatch):
+    series = list(read_series(house / "notebooks").values())
+    given = report.check_parameters(series, [("N", "7")])
+    assert given == {"01_first": {"N": 7}, "02_second": {"N": 7}, "03_third": {}}
+    for pair in (("NN", "1"), ("N", "0"), ("N", "9**9**9"), ("DATA", "x"), ("OUT", "x")):
+        with pytest.raises(ReportError, match=pair[0]):
+            report.check_parameters(series, [pair])
 
 
-def test_defaults_may_be_annotated_and_reckoned(tmp_path):
-    write(
-        tmp_path / "n",
-        "05_x",
-        "#",
-        ["BATCH = 2 ** 4\nLR = 3e-3 / 2\nEPOCHS: int = 5\nSEEDS = (0, -1)\nlater: int"],
-    )
-    (path,) = read_series(tmp_path / "n").values()
-    assert defaults(path) == {"BATCH": 16, "LR": 0.0015, "EPOCHS": 5, "SEEDS": (0, -1)}
+def test_notebooks_by_number(house):
+    series = read_series(house / "notebooks")
+    assert choose(series, None) == list(series)
+    assert choose(series, "3,01") == ["01_first", "03_third"]
+    assert series["02_second"].needs == ("01_first",)
+    with pytest.raises(ReportError, match="01, 02, 03"):
+        choose(series, "13")
 
 
-@pytest.mark.parametrize(
-    "text", ["X = 1\nLR = X * 2", "A = 1\nLR = open('x')", "A = 1\nLR = 1 / 0", "A = 1\nLR = = 2"]
-)
-def test_other_defaults_are_refused_with_notebook_and_line(tmp_path, text):
-    write(tmp_path / "n", "05_x", "#", [text])
-    (path,) = read_series(tmp_path / "n").values()
-    with pytest.raises(RunError, match="05_x.ipynb, parameters, line 2: "):
-        defaults(path)
+def test_nothing_foreign_is_overwritten_or_deleted(tmp_path):
+    (tmp_path / "html").mkdir()
+    for name in ("thesis.pdf", "html/homepage.html", "report.pdf"):
+        (tmp_path / name).write_text("mine")
+    state = load_state(tmp_path)
+    with pytest.raises(ReportError, match="report.pdf"):
+        claim(tmp_path, state, ["index.html", "report.pdf"])
+    claim(tmp_path, state, ["index.html"])
+    (tmp_path / "index.html").write_text("made")
+    outside = tmp_path.parent / "outside.html"
+    outside.write_text("mine")
+    remove_old(tmp_path, state, ["index.html", "../outside.html"])
+    assert not (tmp_path / "index.html").exists() and outside.exists()
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
+        "homepage.html", "report.pdf", "run.json", "thesis.pdf",
+    ]  # fmt: skip
 
 
-def test_a_file_that_is_no_notebook_is_refused(tmp_path):
-    path = tmp_path / "05_x.ipynb"
-    for text in ("", "[]", '{"cells": 1}'):
-        path.write_text(text)
-        with pytest.raises(RunError, match="05_x.ipynb: not a notebook"):
-            notebooks.read_cells(path)
+@pytest.mark.parametrize("content", ["[]", "{}", '{"notebooks": 3}', "x", '{"corpus": []}'])
+def test_a_strange_run_json_is_told(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ReportError, match="run.json"):
+        load_state(tmp_path)
 
 
-def test_the_line_on_a_running_notebook():
-    progress = run.Progress({"05": 60, "06": 100, "07": 200})
-    assert progress.line("05", 10) == "05, notebook 1 of 3 · 10 s, about 5 min 50 s left"
-    progress.place = "5α LSTM"
-    assert (
-        progress.line("05", 100)
-        == "05, notebook 1 of 3 · 1 min 40 s, about 5 min 0 s left · 5α LSTM"
-    )
-    progress.skip("06")
-    assert progress.line("07", 0).startswith("07, notebook 1 of 2")
-    assert run.Progress({"05": None}).line("05", 3) == "05, notebook 1 of 1 · 3 s"
-
-
-def test_the_line_ticks_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    progress = run.Progress({"05": 9})
-    with progress.running("05"):
-        time.sleep(1.3)
-    said = capsys.readouterr().out
-    assert said.count("notebook 1 of 1") >= 2 and "\n" not in said
-
-
-def test_durations():
-    assert [pages.duration(s) for s in (0.4, 59.4, 59.6, 200)] == [
-        "0 s",
-        "59 s",
-        "1 min 0 s",
-        "3 min 20 s",
+def test_without_affect_labels_steps_8_to_10_are_left_out(tmp_path, monkeypatch, capsys):
+    books = tmp_path / "notebooks"
+    write_notebook(books / "07_cnn.ipynb", "print(6 * 7)", parameters="SEEDS = 3")
+    write_notebook(books / "08_affect_regression.ipynb", "raise ValueError", parameters="")
+    write_corpus(tmp_path / "mine", affect=False)
+    monkeypatch.setattr(report, "NOTEBOOKS", books)
+    out = tmp_path / "out"
+    command = [
+        "--data",
+        str(tmp_path / "mine"),
+        "--out",
+        str(out),
+        "--author",
+        "Ada",
+        "--jobs",
+        "1",
     ]
+    assert report.main([*command, "-p", "SEEDS", "1"]) == 0
+    printed = capsys.readouterr().out
+    sentence = "Steps 8 to 10 are left out: this corpus has no affect labels."
+    assert sentence in printed and f"Report: {out / 'index.html'}" in printed
+    assert sentence in (out / "index.html").read_text()
+    assert numbers(out) == {"07_cnn": "42\n"}
+    assert load_state(out)["author"] == "Ada"
+    # The same folder is not for another corpus.
+    write_corpus(tmp_path / "other" / "mine", affect=False)
+    command[1] = str(tmp_path / "other" / "mine")
+    assert report.main(command) == 1
+    assert str(tmp_path / "mine") in capsys.readouterr().err
+    # Pages alone need no corpus.
+    shutil.rmtree(tmp_path / "mine")
+    assert report.main(["--pages-only", "--out", str(out), "--course", "Patterns"]) == 0
+    assert "Patterns" in (out / "index.html").read_text()
 
 
-def test_pieces_of_one_printed_text_become_one():
-    piece = lambda name, text: nbformat.v4.new_output("stream", name=name, text=text)  # noqa: E731
-    figure = nbformat.v4.new_output("display_data", data={"text/plain": "figure"})
-    outputs = [
-        piece("stdout", "a\n"),
-        piece("stdout", "b\n"),
-        piece("stderr", "c"),
-        figure,
-        piece("stdout", "d"),
-    ]
-    assert [output.get("text", "figure") for output in merged(outputs)] == [
-        "a\nb\n",
-        "c",
-        "figure",
-        "d",
-    ]
+def test_wrong_arguments_are_told_at_once(tmp_path, capsys):
+    for command in (["--only", "13"], ["--data", "/nowhere"]):
+        assert report.main(command) == 1
+        assert command[1] in capsys.readouterr().err
+    for command in (["--jobs", "0"], ["--onyl", "5"]):
+        with pytest.raises(SystemExit):
+            report.main(command)

@@ -1,0 +1,73 @@
+"""What the notebooks' answers say is what their outputs show and what the reference holds."""
+
+import pytest
+
+from labhelpers.metrics import Difference, Estimate
+from tools import answers
+
+RESULTS = {
+    "emotify": {
+        "CNN accuracy": Estimate(0.754, 0.70, 0.80, 0.02, 3, 159),
+        "CNN - LSTM accuracy": Difference(0.091, 0.02, 0.16, 3, 3, 159),
+        "CNN weakest class": "Pop",
+    }
+}
+GOOD = """**Answer.** The CNN is *ahead* of the LSTM: 0.75 (+0.09), 43 % of Pop, 17 of 40, right.
+
+<!-- 0.75 emotify CNN accuracy; ahead emotify CNN - LSTM accuracy;
++0.09 emotify CNN - LSTM accuracy; Pop emotify CNN weakest class -->"""
+OUTPUT = "CNN 0.754  difference +0.091\nPop recall 0.425, 17 right of 40"
+
+
+@pytest.mark.parametrize("path", answers.NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_number_said_is_shown(path):
+    output = answers.shown(path)
+    missing = {n: answers.not_shown(text, output) for n, text in answers.answers(path)}
+    assert not {number: said for number, said in missing.items() if said}
+
+
+@pytest.mark.parametrize("path", answers.NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_result_said_is_the_reference(path):
+    results = answers.reference_results(path.stem)
+    wrong = {n: answers.wrong_bindings(text, results) for n, text in answers.answers(path)}
+    assert not {number: lines for number, lines in wrong.items() if lines}
+    loose = {n: answers.unbound_verdicts(text) for n, text in answers.answers(path)}
+    assert not {number: words for number, words in loose.items() if words}
+
+
+def test_answers_are_short():
+    for path in answers.NOTEBOOKS:
+        for number, text in answers.answers(path):
+            words = len(answers.EXEMPT.sub(" ", text).split())
+            assert words <= 150, f"{path.stem}, cell {number}: {words} words"
+
+
+def test_a_true_answer_passes():
+    assert answers.not_shown(GOOD, OUTPUT) == []
+    assert answers.wrong_bindings(GOOD, RESULTS) == [] == answers.unbound_verdicts(GOOD)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("0.75 (", "0.76 ("),  # a number of the text
+        ("43 %", "53 %"),
+        ("17 of 40", "18 of 40"),
+        ("*ahead*", "*behind*"),  # a verdict
+        ("of Pop", "of Rock"),  # a named class
+        ("<!-- 0.75", "<!-- 0.85"),  # a binding
+        ("<!-- 0.75 emotify CNN", "<!-- 0.75 emotify LSTM"),
+        ("; ahead emotify CNN - LSTM accuracy", ""),
+        ("; ahead", "; behind"),
+    ],
+)
+def test_a_changed_answer_fails(old, new):
+    assert old in GOOD
+    text = GOOD.replace(old, new, 1)
+    problems = answers.not_shown(text, OUTPUT) + answers.wrong_bindings(text, RESULTS)
+    assert problems + answers.unbound_verdicts(text)
+
+
+def test_code_formulas_links_and_folded_text_are_exempt():
+    text = "`0.11` $0.22$ [0.33](x-0.44) <details>0.55</details>\n```\n0.66\n```\n"
+    assert answers.not_shown(text, "") == ["0.33"]

@@ -1,0 +1,269 @@
+"""The extractor against plain librosa, and files as people have them."""
+
+import os
+from functools import partial
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from labhelpers.audio import (
+    AudioError,
+    beat_sync,
+    extract,
+    load_audio,
+    percussive,
+    resynthesise,
+    split_mel_chroma,
+)
+
+av = pytest.importorskip("av")
+
+
+def tone(seconds=1.5, rate=22050, pitch=220.0, seed=0):
+    """A chord with a stroke every half second and a little noise: (n,) float32."""
+    t = np.arange(int(seconds * rate)) / rate
+    chord = sum(np.sin(2 * np.pi * pitch * ratio * t) for ratio in (1, 1.25, 1.5))
+    noise = np.random.default_rng(seed).standard_normal(len(t))
+    strokes = 0.3 * noise * np.exp(-(t % 0.5) / 0.02)
+    return (0.1 * chord + strokes + 0.001 * noise).astype(np.float32)
+
+
+def sweep(seconds, rate=44100):
+    """A tone that rises by 40 Hz per second, so that a middle differs from a beginning."""
+    t = np.arange(int(seconds * rate)) / rate
+    return (0.4 * np.sin(2 * np.pi * (200 + 20 * t) * t)).astype(np.float32)
+
+
+def pitch(y, rate=22050):
+    """Hz of the strongest frequency."""
+    return np.abs(np.fft.rfft(y)).argmax() * rate / len(y)
+
+
+# --- the arrays -----------------------------------------------------------------------------------
+
+
+def plain_extract(y):
+    """The lab's arrays by librosa's own functions."""
+    power = librosa.feature.melspectrogram(y=y, sr=22050, n_fft=2048, hop_length=512, n_mels=128)
+    chroma = librosa.feature.chroma_cqt(y=y, sr=22050, hop_length=512)
+    beats = librosa.beat.beat_track(y=librosa.effects.percussive(y), sr=22050, hop_length=512)[1]
+    edges = librosa.util.fix_frames(beats, x_min=0, x_max=power.shape[1])
+    sync = partial(librosa.util.sync, idx=edges, aggregate=np.median, pad=False)
+    return [
+        np.vstack([librosa.power_to_db(mel, ref=np.max), pitches]).astype(np.float32)
+        for mel, pitches in [(power, chroma), (sync(power), sync(chroma))]
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "pitch"), [(4, 220), (3, 225), (1.3, 110)])
+def test_arrays_equal_those_of_plain_librosa_to_the_last_bit(seconds, pitch):
+    y = tone(seconds, pitch=pitch)
+    for ours, theirs in zip(extract(y), plain_extract(y)):
+        assert ours.dtype == np.float32 and len(ours) == 140
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.3, 7])
+def test_percussive_is_librosas_to_the_last_bit(seconds):
+    y = tone(seconds)
+    np.testing.assert_array_equal(percussive(y), librosa.effects.percussive(y))
+
+
+def test_beat_sync_takes_medians_and_keeps_the_ends():
+    S = np.array([[1.0, 3, 2, 10, 20, 30, 7]])
+    np.testing.assert_array_equal(beat_sync(S, np.array([3, 6])), [[2, 20, 7]])
+    np.testing.assert_array_equal(beat_sync(S, np.array([0, 3])), [[2, 15]])
+    no_beats = np.array([], dtype=int)
+    np.testing.assert_array_equal(beat_sync(S, no_beats), [[7]])
+
+
+def test_resynthesis_sounds_like_the_spectrogram():
+    mel, _ = split_mel_chroma(extract(tone(2), beats=False)[0])
+    y = resynthesise(mel)
+    again, _ = split_mel_chroma(extract(y, beats=False)[0])
+    loud = mel[:, : again.shape[1]] > -40
+    assert np.abs(again - mel[:, : again.shape[1]])[loud].mean() < 3  # dB
+    np.testing.assert_array_equal(y, resynthesise(mel))
+
+
+def test_samples_may_be_integer_stereo_or_read_only():
+    y = tone()
+    expected, _ = extract(y, beats=False)
+    loud = expected[:128] > -20  # above the rounding noise of 8 bits
+    y.flags.writeable = False
+    pcm8 = np.round(y * 127 + 128).astype(np.uint8)
+    for samples in (y, (y * 32767).astype(np.int16), pcm8, np.stack([y, y])):
+        full, _ = extract(samples, beats=False)
+        assert np.abs(full[:128] - expected[:128])[loud].mean() < 0.5
+    longer, _ = extract(y, sr=11025, beats=False)
+    assert longer.shape[1] == pytest.approx(2 * expected.shape[1], abs=2)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"),
+    [(22050, 1, "PCM_U8"), (96000, 1, "PCM_24"), (8000, 2, "PCM_16"), (44100, 6, "FLOAT")],
+)
+def test_any_rate_depth_and_number_of_channels(tmp_path, rate, channels, subtype):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, np.stack([tone(rate=rate)] * channels, axis=1), rate, subtype=subtype)
+    full, _ = extract(path, beats=False)
+    expected, _ = extract(tone(), beats=False)
+    assert abs(full.shape[1] - expected.shape[1]) <= 1
+    assert full[128:, 5:60].mean(axis=1).argmax() == expected[128:, 5:60].mean(axis=1).argmax()
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "aiff", "au", "caf", "w64", "rf64", "mp3"])
+def test_the_content_counts_not_the_name_and_of_long_files_the_middle(tmp_path, kind):
+    path = tmp_path / "clip.dat"
+    soundfile.write(path, sweep(4), 44100, format=kind.upper())
+    assert len(load_audio(path)) == pytest.approx(4 * 22050, abs=50)
+    middle = load_audio(path, seconds=1)
+    assert len(middle) == 22050 and pitch(middle) == pytest.approx(280, abs=25)
+
+
+def encode(path, codec, kind, y, rate=44100):
+    """Write samples (n,) as stereo, the right channel at half the level, by FFmpeg's encoders."""
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=rate, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.stack([y, y / 2]), format="fltp", layout="stereo")
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+
+
+@pytest.mark.parametrize(
+    ("codec", "kind"),
+    [("aac", "mp4"), ("aac", "adts"), ("aac", "matroska"), ("ac3", "avi"), ("mp2", "mp2")],
+)
+def test_what_libsndfile_does_not_read(tmp_path, codec, kind):
+    path = tmp_path / "clip.mp3"  # whatever it is called
+    encode(path, codec, kind, sweep(6))
+    y = load_audio(path)
+    assert len(y) / 22050 == pytest.approx(6, abs=0.1)
+    assert y.std() == pytest.approx(0.3 / np.sqrt(2), abs=0.01)  # the mean of both channels
+    middle = load_audio(path, seconds=2)
+    assert len(middle) == 2 * 22050 and pitch(middle) == pytest.approx(320, abs=45)
+
+
+def test_both_channels_count(tmp_path):
+    left, right = tone(pitch=220), tone(pitch=311)
+    soundfile.write(
+        tmp_path / "stereo.wav", np.stack([left, right], axis=1), 22050, subtype="FLOAT"
+    )
+    np.testing.assert_allclose(load_audio(tmp_path / "stereo.wav"), (left + right) / 2, atol=1e-6)
+
+
+def mp3_with_frames(path, seconds, change):
+    """An MP3 whose first frame states change(number of frames)."""
+    soundfile.write(path, sweep(seconds), 44100, format="MP3")
+    data = bytearray(path.read_bytes())
+    at = max(data.find(b"Xing"), data.find(b"Info"))
+    frames = int.from_bytes(data[at + 8 : at + 12], "big")
+    data[at + 8 : at + 12] = change(frames).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("change", [lambda n: 10 * n, lambda n: n // 4, lambda n: 0, lambda n: n])
+def test_an_mp3_is_as_long_as_its_audio_whatever_its_header_states(tmp_path, change):
+    path = mp3_with_frames(tmp_path / "x.mp3", 8, change)
+    assert len(load_audio(path)) / 22050 == pytest.approx(8, abs=0.1)
+    middle = load_audio(path, seconds=2)
+    assert len(middle) == 2 * 22050 and pitch(middle) == pytest.approx(360, abs=45)
+
+
+@pytest.mark.parametrize("kind", ["MP3", "FLAC", "WAV"])
+def test_of_half_a_file_what_is_there(tmp_path, kind):
+    path = tmp_path / "half"
+    soundfile.write(path, sweep(8), 44100, format=kind)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    whole = load_audio(path)
+    assert 3 < len(whole) / 22050 < 5
+    middle = load_audio(path, seconds=1)
+    centre = 200 + 40 * len(whole) / 22050 / 2
+    assert len(middle) == 22050 and pitch(middle) == pytest.approx(centre, abs=45)
+
+
+def test_streams_whose_header_leaves_the_length_open(tmp_path):
+    soundfile.write(tmp_path / "open.flac", sweep(6), 44100)
+    data = bytearray((tmp_path / "open.flac").read_bytes())
+    data[21] &= 0xF0  # STREAMINFO: the number of samples is unknown
+    data[22:26] = bytes(4)
+    (tmp_path / "open.flac").write_bytes(data)
+    soundfile.write(tmp_path / "pipe.wav", sweep(6), 44100, subtype="PCM_16")
+    data = bytearray((tmp_path / "pipe.wav").read_bytes())
+    at = data.index(b"data")
+    data[4:8] = data[at + 4 : at + 8] = bytes(4)  # no size, as a pipe leaves it
+    (tmp_path / "pipe.wav").write_bytes(data)
+    for name in ("open.flac", "pipe.wav"):
+        assert len(load_audio(tmp_path / name)) == pytest.approx(6 * 22050, abs=5)
+        assert pitch(load_audio(tmp_path / name, seconds=2)) == pytest.approx(320, abs=45)
+
+
+def test_of_hours_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "long.wav", np.tile(tone(60, 8000), 60), 8000, subtype="PCM_U8")
+    read = soundfile.SoundFile.read
+    sizes = []
+
+    def counted(self, frames=-1, *args, **options):
+        block = read(self, frames, *args, **options)
+        sizes.append(len(block))
+        return block
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    assert len(load_audio(tmp_path / "long.wav", seconds=30)) == 30 * 22050
+    assert sum(sizes) <= 31 * 8000
+
+
+def test_names_in_any_encoding(tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"m\xe9lodie.wav")  # Latin-1
+    with open(path, "wb") as stream:
+        soundfile.write(stream, tone(), 22050, format="WAV")
+    assert len(load_audio(os.fsdecode(path))) == len(tone())
+    with open(path, "wb") as stream:
+        stream.write(b"nothing")
+    with pytest.raises(AudioError) as caught:
+        load_audio(os.fsdecode(path))
+    str(caught.value).encode()  # can be printed
+
+
+ONE_BAD = np.where(np.arange(22050) == 9000, np.nan, tone(1))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no such file"),
+        (b"", "empty file"),
+        (b"RIFF and then nothing of the kind" * 9, "not readable as audio"),
+        (b"#EXTM3U\n#EXTINF:2\nhttp://127.0.0.1:9/a.wav\n", "not readable as audio"),
+        (np.zeros(0), "not readable as audio|no audio"),
+        (np.zeros(22050), "silent"),
+        (np.full(22050, 0.5), "silent"),  # a constant current
+        (np.full(22050, 0.3), "silent"),
+        (1e-6 * tone(1), "silent"),
+        (tone(0.05), "less than one frame"),
+        (ONE_BAD, "NaN"),
+        (tone(1) * 1e30, "samples up to"),
+        (tone(1).astype(float) * 1e39, "infinite"),
+    ],
+)
+def test_bad_audio_gets_a_sentence_with_the_file_and_the_fix(tmp_path, content, reason):
+    path = tmp_path / "bad.wav"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        soundfile.write(path, content, 22050, subtype="DOUBLE")
+    with pytest.raises(AudioError, match=reason) as caught:
+        extract(path)
+    assert str(path) in str(caught.value) and ";" in str(caught.value)
+
+
+def test_opposite_channels_are_silence():
+    with pytest.raises(AudioError, match="silent"):
+        extract(np.stack([tone(), -tone()]))
