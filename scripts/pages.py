@@ -21,6 +21,7 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
+from labhelpers.metrics import verdict
 from labhelpers.plots import SCRIPT
 from labhelpers.records import RunError, read_run
 
@@ -265,7 +266,26 @@ def best_of(table: dict, kind: str) -> str:
     return next((model for model in table if kind_of(model) == kind), "")
 
 
-def headline(task: str, table: dict) -> dict:
+def compared(pair, metric: str, values: dict, results: dict[str, dict]) -> str:
+    """The verdict on a network and a baseline: of their paired difference, if a notebook took it.
+
+    Else they are apart where neither value lies in the other's interval.
+    """
+    for found in results.values():
+        for a, b in (pair, pair[::-1]):
+            difference = found.get(f"{a} - {b} {metric}")
+            if difference:
+                word = verdict(difference)
+                swapped = {"ahead": "behind", "behind": "ahead"}
+                return word if (a, b) == pair else swapped.get(word, word)
+    network, baseline = values["network"], values["baseline"]
+    within = network.low <= baseline.value <= network.high
+    if within or baseline.low <= network.value <= baseline.high:
+        return "not distinguishable"
+    return "ahead" if network.value > baseline.value else "behind"
+
+
+def headline(task: str, table: dict, results: dict[str, dict]) -> dict:
     """What to say first of a task: the best network, baseline and blend, and which is ahead."""
     metric = METRICS[task][0]
     best = {kind: best_of(table, kind) for kind in KINDS}
@@ -273,14 +293,12 @@ def headline(task: str, table: dict) -> dict:
     baselines = [model for model in table if kind_of(model) == "baseline"]
     sentence = ""
     if "network" in values and "baseline" in values:
-        network, baseline = values["network"], values["baseline"]
-        close = network.low <= baseline.value <= network.high
-        close = close and baseline.low <= network.value <= baseline.high
-        sentence = "The best network is ahead of the best baseline"
-        if close:
-            sentence = "The best network and the best baseline are too close to tell apart"
-        elif baseline.value > network.value:
-            sentence = "No network beats the best baseline"
+        pair = best["network"], best["baseline"]
+        sentence = {
+            "ahead": "The best network is ahead of the best baseline",
+            "behind": "No network beats the best baseline",
+            "not distinguishable": "The best network and the best baseline cannot be told apart",
+        }[compared(pair, metric, values, results)]
         numbers = [f"{best[kind]} {values[kind].value:.2f}" for kind in ("network", "baseline")]
         sentence += f": {', '.join(numbers)}."
     rows = [{"label": KINDS[kind], "model": best[kind], "score": values[kind]} for kind in values]
@@ -345,7 +363,8 @@ def write_files(staging: Path, out: Path, executed: dict, runs: dict, state: dic
         except ReportError as error:
             notes.append(f"{error}; it is left out.")
     resolve_links(pages)
-    tables = scores({name: run.results for name, run in runs.items()})
+    results = {name: run.results for name, run in runs.items()}
+    tables = scores(results)
     bundle = bundle_name(state)
     context = {
         **state,
@@ -354,7 +373,7 @@ def write_files(staging: Path, out: Path, executed: dict, runs: dict, state: dic
         "tables": tables,
         "metrics": METRICS,
         "kind_of": kind_of,
-        "headlines": [headline(task, table) for task, table in tables.items() if table],
+        "headlines": [headline(task, table, results) for task, table in tables.items() if table],
         "notes": notes,
         "clips": clips_of(runs, state["corpus"].get("root", "")) if with_pandoc else None,
         "ran": state["notebooks"],

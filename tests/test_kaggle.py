@@ -73,7 +73,7 @@ def test_package_data_and_records_are_found_under_any_mount(layout, bundle, tmp_
     ]
     said = run(["-c", "\n".join(lines)], tmp_path / "working", tmp_path / "input")
     where, root, out, results = said.splitlines()[-1].split("|")
-    assert Path(where).parents[1] == package and Path(root) == data
+    assert Path(where).resolve().parents[1] == package.resolve() and Path(root) == data
     assert Path(out).is_relative_to(tmp_path / "working") and results == "{'n': 1}"
 
 

@@ -31,7 +31,7 @@ def table(title: str, numbers: tuple, measures: tuple) -> str:
     """A Markdown table: a row for each model, a column for each corpus and measure."""
     cells = {}  # (corpus, measure) -> model -> result
     for corpus in CORPORA:
-        for name, results in reference(corpus).items():
+        for name, results in reference(name=corpus).items():
             for measure in measures if name.startswith(numbers) else ():
                 column = cells.setdefault((corpus, measure), {})
                 column.update(estimates(results, measure))
