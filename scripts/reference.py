@@ -17,6 +17,8 @@ from labhelpers import records
 
 SHARED_MODELS = ("07_cnn", "10_kaggle_submission")  # notebooks whose models predict.py uses
 FILES = ("report.pdf", "solution.txt")
+STABLE, LEAST, MOST = 0.002, 0.04, 0.2  # tolerances: of what did not move, of what did, the largest
+UNMEASURED = 0.06  # of a result with an interval that only one of the runs has
 
 
 def accept(report: Path, models: bool) -> Path:
@@ -75,17 +77,45 @@ def distance_of(a, b) -> float:
     return float("inf")
 
 
+def tolerate(one: Path, other: Path) -> Path:
+    """Write how far a result of the sample may move: twice what it moved between two runs.
+
+    Names, and numbers that moved further than MOST, are left out: they say nothing of a machine.
+    """
+    first, second = records.series_results(one), records.series_results(other)
+    tolerances = {}
+    for notebook, results in first.items():
+        tolerances[notebook] = {}
+        for key, value in results.items():
+            tolerance = _tolerance(value, second.get(notebook, {}).get(key))
+            if tolerance <= MOST:
+                tolerances[notebook][key] = tolerance
+    target = records.REFERENCE / "tolerances.json"
+    target.write_text(json.dumps(tolerances, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return target
+
+
+def _tolerance(value, other) -> float:
+    if other is None:
+        return UNMEASURED if hasattr(value, "low") else float("inf")
+    moved = distance_of(value, other)
+    return STABLE if moved < STABLE / 2 else max(LEAST, round(2 * moved, 3))
+
+
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("action", choices=("accept", "compare"))
+    parser.add_argument("action", choices=("accept", "compare", "tolerate"))
     parser.add_argument("reports", type=Path, nargs="+")
     parser.add_argument("--models", action="store_true", help="copy its networks, too")
     options = parser.parse_args(arguments)
     if options.action == "accept":
         for report in options.reports:
             print(accept(report, options.models))
+        return
+    if options.action == "tolerate":
+        print(tolerate(*options.reports))
         return
     one, other = (flat(records.series_results(report)) for report in options.reports)
     for key, distance in moved(one, other):
