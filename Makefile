@@ -98,7 +98,7 @@ $(SAMPLE): labhelpers/sample.py labhelpers/audio.py | setup
 	@$(BIN)/python -m labhelpers.sample data/sample
 
 # The longest way first: the others run beside it.
-notebook-tests: 05_lstm 06_evaluation 07_cnn 08_affect_regression $(NOTEBOOKS)
+notebook-tests: 05_lstm 08_affect_regression 09b_multitask_learning 07_cnn $(NOTEBOOKS)
 
 $(NOTEBOOKS): | setup sample
 	@$(BIN)/python -m pytest -q --nbval notebooks/$@.ipynb
@@ -106,7 +106,7 @@ $(NOTEBOOKS): | setup sample
 # A notebook runs when those whose records it loads have run (a test compares this with their code).
 06_evaluation: 05_lstm
 07_cnn: 05_lstm 06_evaluation
-08_affect_regression: 05_lstm 07_cnn
+08_affect_regression: 05_lstm
 09a_transfer_learning: 05_lstm 07_cnn 08_affect_regression
 09b_multitask_learning: 08_affect_regression
 10_kaggle_submission: 08_affect_regression 09b_multitask_learning
