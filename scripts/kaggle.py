@@ -37,8 +37,8 @@ def bundle(out: Path, user: str, data: str = LAB_DATA) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ReportError(f"{out} is there already; remove it, or name a new folder")
     series = read_series(PROJECT / "notebooks")
-    ignored = shutil.ignore_patterns("__pycache__", ".*", "*.ipynb")
-    for folder in ("labhelpers", "scripts", "notebooks"):
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    for folder in ("labhelpers", "scripts"):
         shutil.copytree(PROJECT / folder, out / "dataset" / folder, ignore=ignored)
     (out / "dataset" / REFERENCE).parent.mkdir(parents=True)
     shutil.copy(PROJECT / REFERENCE, out / "dataset" / REFERENCE)

@@ -185,15 +185,19 @@ def keep_outputs(book: Notebook, executed: nbformat.NotebookNode, target: Path) 
     So its text is today's, and nothing of the machine gets into the file.
     """
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    given = [cell for cell in code if "injected-parameters" in cell.metadata.get("tags", [])]
+    ran = [cell for cell in code if cell not in given]
+    if [cell.source for cell in ran] != book.code:  # somebody has worked in it
+        return
     executed.cells = []
     for cell in map(nbformat.from_dict, book.cells):
-        if cell.cell_type == "code":
-            ran = code.pop(0)
-            cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
         executed.cells.append(cell)
-        if code and "injected-parameters" in code[0].metadata.get("tags", []):
-            executed.cells.append(code.pop(0))
-            executed.cells[-1].metadata = {"tags": ["injected-parameters"]}
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = ran[0].outputs, ran.pop(0).execution_count
+        if "parameters" in cell.metadata.get("tags", []):
+            executed.cells += given
+    for cell in given:
+        cell.metadata = {"tags": ["injected-parameters"]}
     write_text(target, nbformat.writes(executed) + "\n")
 
 

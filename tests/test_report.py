@@ -157,11 +157,17 @@ def test_parameters_are_passed_on_and_new_text_needs_no_run(house, tmp_path, mon
     with changed(source, source.read_bytes().replace(b"# 03_third", b"# Another title")):
         run_of(house, tmp_path, monkeypatch, **given).execute(1)
     assert "unchanged" in capsys.readouterr().out
-    cells = nbformat.read(tmp_path / "notebooks" / "03_third.ipynb", 4).cells
+    executed = tmp_path / "notebooks" / "03_third.ipynb"
+    cells = nbformat.read(executed, 4).cells
     assert [cell.source.splitlines()[0] for cell in cells] == [
         "# Another title", "M = 0.5", "# Parameters", "print(M, *SIZES)",
     ]  # fmt: skip
     assert outputs(tmp_path) == {"03_third": "1 4 4\n"}
+    # What somebody has changed by hand stays.
+    mine = executed.read_bytes().replace(b"print(M", b"print(9")
+    executed.write_bytes(mine)
+    run_of(house, tmp_path, monkeypatch, **given).execute(1)
+    assert executed.read_bytes() == mine
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
