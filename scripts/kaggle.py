@@ -15,22 +15,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from .report import PROJECT, Notebook, ReportError, read_series
+import nbformat
+
+from .report import PROJECT, ReportError, read_series
 
 LAB_DATA = "geoparslp/patreco3-multitask-affective-music"
-PARTS = ("labhelpers", "scripts", "notebooks", "LICENSE", "reports/reference/emotify.json")
+REFERENCE = "reports/reference/emotify.json"  # results that the notebooks show beside their own
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SERIES = "from scripts import report\n\nassert report.report(report.parse([])) == 0"
-STEPS = """\
-{out}: a data set and {kernels} kernels. Once: `kaggle auth login`. Then
-  kaggle datasets create -p {out}/dataset --dir-mode zip
-  kaggle datasets status {user}/labhelpers            until it says "ready"
-  kaggle kernels push -p {out}/kernels/series         all notebooks in one kernel, on a GPU
-  kaggle kernels status {user}/labhelpers-series      until it says "complete"
-  kaggle kernels output {user}/labhelpers-series -p {out}/output
-Read what the client prints: a source that it cannot attach it drops, and goes on.
-For a later bundle: kaggle datasets version -p {out}/dataset --dir-mode zip -m "new version"
-"""
 
 
 def bundle(out: Path, user: str, data: str = LAB_DATA) -> int:
@@ -40,43 +32,28 @@ def bundle(out: Path, user: str, data: str = LAB_DATA) -> int:
         competitions/SLUG
     Raises ReportError for a name that is none, and for a folder that is not empty.
     """
-    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_-]*", user):
-        raise ReportError(f"--user {user}: not a user name of Kaggle's; see your profile's address")
-    if not re.fullmatch(r"[a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+", data):
-        raise ReportError(f"--data {data}: not of the form OWNER/SLUG or competitions/SLUG")
+    if not re.fullmatch("[a-zA-Z0-9_-]+ [a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+", f"{user} {data}"):
+        raise ReportError("--user is a Kaggle user name, --data OWNER/SLUG or competitions/SLUG")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ReportError(f"{out} is there already; remove it, or name a new folder")
     series = read_series(PROJECT / "notebooks")
-    for part in PARTS:
-        copy(PROJECT / part, out / "dataset" / part)
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    for folder in ("labhelpers", "scripts"):
+        shutil.copytree(PROJECT / folder, out / "dataset" / folder, ignore=ignored)
+    (out / "dataset" / REFERENCE).parent.mkdir(parents=True)
+    shutil.copy(PROJECT / REFERENCE, out / "dataset" / REFERENCE)
+    shutil.copy(PROJECT / "LICENSE", out / "dataset")
     meta = {"title": "labhelpers", "id": f"{user}/labhelpers", "licenses": [{"name": "other"}]}
     write_json(out / "dataset" / "dataset-metadata.json", meta)
-    for name, notebook in series.items():
-        cells = [without_outputs(cell) for cell in notebook.cells]
-        write_json(out / "dataset" / "notebooks" / f"{name}.ipynb", as_notebook(cells))
-        write_kernel(out / "kernels" / name, user, data, cells, notebook.needs)
-    write_kernel(out / "kernels" / "series", user, data, series_cells(series), ())
+    for name, book in series.items():
+        cells = [without_outputs(cell) for cell in book.cells]
+        write_notebook(out / "dataset" / "notebooks" / f"{name}.ipynb", cells)
+        write_kernel(out / "kernels" / name, user, data, cells, book.needs)
+    first = next(iter(series.values())).code[0]
+    setup = first[: first.index("\n", first.index("sys.path"))]  # finds the package
+    cells = [nbformat.v4.new_code_cell(source) for source in (setup, SERIES)]
+    write_kernel(out / "kernels" / "series", user, data, cells, [])
     return len(series) + 1
-
-
-def copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    elif source.is_file():
-        shutil.copyfile(source, target)
-
-
-def series_cells(series: dict[str, Notebook]) -> list[dict]:
-    """The line of the notebooks that finds the package, and one cell that runs them all."""
-    setup = next(iter(series.values())).code[0]
-    end = setup.index("\n", setup.index("sys.path"))
-    return [code_cell(setup[:end]), code_cell(SERIES)]
-
-
-def code_cell(source: str) -> dict:
-    empty = {"execution_count": None, "outputs": [], "metadata": {}}
-    return {"cell_type": "code", "source": source, **empty}
 
 
 def without_outputs(cell: dict) -> dict:
@@ -85,16 +62,16 @@ def without_outputs(cell: dict) -> dict:
     return {**cell, "outputs": [], "execution_count": None}
 
 
-def as_notebook(cells: list[dict]) -> dict:
+def write_notebook(path: Path, cells: list[dict]) -> None:
     """A notebook that names the kernel that runs it: Kaggle cannot run another."""
-    return {"cells": cells, "metadata": {"kernelspec": PYTHON}, "nbformat": 4, "nbformat_minor": 5}
+    write_json(path, nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": PYTHON}))
 
 
 def write_kernel(folder: Path, user: str, data: str, cells: list[dict], needs) -> None:
     """A notebook and what Kaggle's client has to know: a GPU, no internet, the inputs."""
     owner, _, slug = data.partition("/")
     contest = owner == "competitions"
-    write_json(folder / f"{folder.name}.ipynb", as_notebook(cells))
+    write_notebook(folder / f"{folder.name}.ipynb", cells)
     meta = {
         "id": f"{user}/{kernel_slug(folder.name)}",
         "title": kernel_slug(folder.name).replace("-", " "),
@@ -122,10 +99,8 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.kaggle", description="Write the bundle for Kaggle."
-    )
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.kaggle")
     parser.add_argument("command", choices=["bundle"])
     parser.add_argument("out", type=Path, metavar="DIR", help="a new folder")
     parser.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name")
@@ -134,11 +109,9 @@ def main(argv=None) -> int:
     try:
         kernels = bundle(options.out, options.user, options.data)
     except (ReportError, OSError) as error:
-        print(f"kaggle: {error}", file=sys.stderr)
-        return 1
-    print(STEPS.format(out=options.out, user=options.user, kernels=kernels), end="")
-    return 0
+        sys.exit(f"kaggle: {error}")
+    print(f"{options.out}: a data set and {kernels} kernels; docs/kaggle.md has the next steps")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

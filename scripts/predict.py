@@ -27,7 +27,6 @@ AUDIO = (".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".mp4"
 AUDIO += (".opus", ".wav", ".webm", ".wma")
 COMMITTED = PROJECT / "reports" / "reference" / "emotify"
 SECONDS = 30  # of a longer file, its middle: what the models learned from
-WEIGHT = "blend weight of the CNNs"  # a result of notebook 10
 LEAST = 0.1  # probability of a genre that is listed
 APART = 0.15  # affect values go from 0 to 1; further apart than that, two models disagree
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Genre and affect</title>
@@ -50,33 +49,35 @@ class Panel:
         record = folder / "records" / "10_kaggle_submission.json"
         if record.is_file():
             run = read_run(record)
+            self.blend = run.results
             self.affect = models_of(run, "CNN three heads", "SVR descriptors")
-            self.results = run.results
 
     def line(self, samples: np.ndarray) -> str:
         """The likely genres of a sound, its affect values, and where the models disagree."""
         clips = Clips.of([extract(samples, beats=False)[0]], ["clip"])
-        line = self.genre_line(*values_of(self.genre, clips))
+        line = self.genre_line(values_of(self.genre, clips))
         if self.affect:
-            line += "; " + self.affect_line(*values_of(self.affect, clips))
+            line += "; " + self.affect_line(values_of(self.affect, clips))
         return line
 
-    def genre_line(self, networks: list, machine: np.ndarray) -> str:
+    def genre_line(self, values: np.ndarray) -> str:
         classes = self.genre[0].classes
-        shares = (np.mean(networks, axis=0) + machine) / 2
+        shares = (values[:-1].mean(axis=0) + values[-1]) / 2
         likely = [code for code in np.argsort(-shares)[:3] if shares[code] >= LEAST]
         words = ", ".join(f"{classes[code]} {shares[code]:.2f}" for code in likely)
-        votes = sum(values.argmax() == likely[0] for values in (*networks, machine))
-        return f"{words} ({votes} of {len(self.genre)} models say {classes[likely[0]]})"
+        votes = (values.argmax(axis=1) == likely[0]).sum()
+        return f"{words} ({votes} of {len(values)} models say {classes[likely[0]]})"
 
-    def affect_line(self, networks: list, machine: np.ndarray) -> str:
-        words, weight = [], self.results[WEIGHT]
-        for i, axis in enumerate(AFFECT):
-            scale, shift = (self.results[f"blend {name} {axis}"] for name in ("scale", "shift"))
-            network = scale * np.mean(networks, axis=0)[i] + shift
-            value = weight * network + (1 - weight) * machine[i]
-            doubt = " (models disagree)" * bool(abs(network - machine[i]) > APART)
-            words.append(f"{axis} {value:.2f}{doubt}")
+    def affect_line(self, values: np.ndarray) -> str:
+        weight = self.blend["blend weight of the CNNs"]
+        words = []
+        for axis, network, machine in zip(AFFECT, values[:-1].mean(axis=0), values[-1]):
+            network = (
+                self.blend[f"blend scale {axis}"] * network + self.blend[f"blend shift {axis}"]
+            )
+            words.append(f"{axis} {weight * network + (1 - weight) * machine:.2f}")
+            if abs(network - machine) > APART:
+                words[-1] += " (models disagree)"
         return ", ".join(words)
 
 
@@ -88,10 +89,10 @@ def models_of(run: Run, network: str, machine: str) -> list:
     return [run.model(name) for name in (*names, machine)]
 
 
-def values_of(models: list, clips: Clips) -> tuple[list, np.ndarray]:
-    """What networks and machine give for the clip: a list of (k,), and (k,)."""
+def values_of(models: list, clips: Clips) -> np.ndarray:
+    """What each model gives for the clip, (models, k); the last is the machine's."""
     networks = [predict(model, clips)[0] for model in models[:-1]]
-    return networks, models[-1].predict(descriptors(clips))[0]
+    return np.array([*networks, models[-1].predict(descriptors(clips))[0]])
 
 
 def newest_report() -> Path:
@@ -115,37 +116,14 @@ def files_in(given: Path) -> list[Path]:
 
 def page_part(samples: np.ndarray, line: str) -> str:
     """HTML of a spectrogram with its sound."""
-    use_style()
     InteractiveShell.instance()  # without one, what is displayed would be printed
     with capture_output() as captured:
         player(samples, line, S=extract(samples, beats=False)[0][:N_MELS], seconds=SECONDS)
     return captured.outputs[0].data["text/html"]
 
 
-def judge(paths: list[Path], panel: Panel, page: Path | None) -> int:
-    """Print a line for each file, and write the page; returns how many files were left out."""
-    failed, parts = 0, []
-    for path in paths:
-        try:
-            samples = load_audio(path, SECONDS)
-            line = f"{printable(path)}: {panel.line(samples)}"
-            print(line, flush=True)
-            if page:
-                parts.append(page_part(samples, line))
-        except Exception as error:  # one file must not cost the others' answers
-            print(f"{printable(path)}: left out ({error})", file=sys.stderr)
-            failed += 1
-    if page:
-        text = PAGE.format(models=html.escape(panel.about), players="\n".join(parts))
-        page.write_text(text, encoding="utf-8")
-        print(f"To see and hear: {page}")
-    return failed
-
-
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.predict", description="Genre and affect of audio files."
-    )
+    parser = argparse.ArgumentParser(prog="python -m scripts.predict")
     parser.add_argument("music", nargs="+", type=Path, help="audio files, or folders of them")
     parser.add_argument("--models", type=Path, metavar="DIR", help="a report folder")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page to hear")
@@ -153,15 +131,30 @@ def main(argv=None) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal of any encoding
     paths = [path for given in options.music for path in files_in(given)]
+    if not paths:
+        sys.exit(f"predict: there is no audio in {options.music[0]}")
     try:
-        if not paths:
-            raise RunError(f"there is no audio in {options.music[0]}")
         panel = Panel(options.models or newest_report())
     except (RunError, ValueError, OSError, KeyError) as error:
-        print(f"predict: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"predict: {error}")
     print(panel.about, flush=True)
-    return 1 if judge(paths, panel, options.html) else 0
+    use_style()
+    parts, failed = [], 0
+    for path in paths:
+        try:
+            samples = load_audio(path, SECONDS)
+            line = f"{printable(path)}: {panel.line(samples)}"
+            print(line, flush=True)
+            if options.html:
+                parts.append(page_part(samples, line))
+        except Exception as error:  # one file must not cost the others' answers
+            print(f"{printable(path)}: left out ({error})", file=sys.stderr)
+            failed = 1
+    if options.html:
+        page = PAGE.format(models=html.escape(panel.about), players="\n".join(parts))
+        options.html.write_text(page, encoding="utf-8")
+        print(f"To see and hear: {options.html}")
+    return failed
 
 
 if __name__ == "__main__":

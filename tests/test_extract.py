@@ -36,12 +36,8 @@ def add(folder, *names, first=0):
 @pytest.fixture
 def music(tmp_path):
     """Two genres of five files."""
-    for number, genre in enumerate(("Blues", "Ρεμπέτικο")):
-        add(
-            tmp_path / "music",
-            *(f"{genre}/{genre.lower()} {i}.wav" for i in range(5)),
-            first=10 * number,
-        )
+    add(tmp_path / "music", *(f"Blues/blues {i}.wav" for i in range(5)))
+    add(tmp_path / "music", *(f"Ρεμπέτικο/ρεμπέτικο {i}.wav" for i in range(5)), first=10)
     return tmp_path / "music"
 
 
@@ -68,14 +64,10 @@ def test_folders_of_genres_become_a_corpus(run):
     clips, corpus, printed = run()
     table = splits(corpus)
     assert len(clips) == len(table) == 10 and not table["id"].duplicated().any()
-    assert table.groupby("genre")["split"].value_counts().to_dict() == {
-        ("Blues", "train"): 4,
-        ("Blues", "test"): 1,
-        ("Ρεμπέτικο", "train"): 4,
-        ("Ρεμπέτικο", "test"): 1,
-    }
-    for task, beat in (("genre", False), ("genre", True)):
-        for path in corpus.labels(task, "test", beat)["path"]:
+    for genre in ("Blues", "Ρεμπέτικο"):
+        assert sorted(table["split"][table["genre"] == genre]) == ["test"] + 4 * ["train"]
+    for beat in (False, True):
+        for path in corpus.labels("genre", "test", beat)["path"]:
             assert load_array(path).shape[0] == 140
     assert corpus.audio(table["id"][0]).is_file() and not corpus.has("affect")
     assert corpus.mapping == {"Blues": "Blues", "Ρεμπέτικο": "Ρεμπέτικο"} and not corpus.is_sample
@@ -105,7 +97,7 @@ def test_files_of_one_folder_stay_in_one_split(music, run):
     jazz, pop = (table[table["genre"] == genre] for genre in ("Jazz", "Pop"))
     assert jazz["group"].nunique() == 5 and (jazz.groupby("group")["split"].nunique() == 1).all()
     assert (jazz["split"] == "test").sum() == 3
-    assert pop["group"].nunique() == 3 and "Pop: its files lie in 2 folders" in printed
+    assert pop["group"].nunique() == 3 and "Pop: too few folders" in printed
 
 
 def test_identical_recordings_are_named_and_stay_in_one_split(music, run):
@@ -201,14 +193,13 @@ def test_a_group_in_both_splits_is_for_training(run, tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("name,style\na.wav,Rock\n", "needs a column path"),
-        ("path,genre\n", "no rows"),
-        ("path,genre\n,Rock\n", "without a path"),
+        ("name,style\na.wav,Rock\n", "a column path"),
+        ("path,genre\n", "needs rows"),
+        ("path,genre\n,Rock\n", "row 1 .*empty"),
         ("path,genre\na.wav,Rock\na.wav,Pop\n", "row 2 .*listed twice"),
         ("path,genre,valence,energy,danceability\na.wav,Rock,0.5,1.2,0.3\n", "from 0 to 1"),
-        ("path,genre,valence,energy,danceability\na.wav,Rock,0.5,,0.3\n", "from 0 to 1"),
+        ("path,valence,energy,danceability\na.wav,0.5,,0.3\n", "from 0 to 1"),
         ("path,genre,split\na.wav,Rock,train\nb.wav,Rock,\n", "row 2 .*split"),
-        ("path,genre\na.wav,\n", "neither a genre nor affect"),
         ("path,genre\na.wav,Rock\n", "none of 1 files"),
     ],
 )
@@ -229,7 +220,7 @@ def test_the_readme_makes_a_table_of_the_fma(tmp_path, monkeypatch, capsys):
         "10,6,test,small,Pop\n20,4,training,large,\n140,9,validation,small,\n150,9,test,small,Rock\n"
     )
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ExtractError, match="numbers, not genres; name a table"):
+    with pytest.raises(ExtractError, match="--table"):
         make_corpus(music, tmp_path / "out", jobs=1)
     readme = (PROJECT / "data" / "README.md").read_text(encoding="utf-8")
     exec(re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1], {})

@@ -18,7 +18,7 @@ FOLDER = PROJECT / "reports" / "tests"
 SAMPLE = Corpus(PROJECT / "data" / "sample")
 REFERENCE = records.reference(name="sample")
 # How far each result may move: twice what it moved between two instruction sets, at least .04; what
-# did not move there is the same everywhere. `scripts.reference tolerate` writes it.
+# did not move there is the same everywhere. `tools.tolerances` writes it.
 TOLERANCES = json.loads((records.REFERENCE / "tolerances.json").read_text(encoding="utf-8"))
 
 
