@@ -219,10 +219,9 @@ def headline(task: str, table: dict, results: dict) -> dict:
         word = verdict(results.get(f"{baseline} - {network} {metric}", apart))
         sentence = {
             "ahead": f"No network alone beats {baseline}.",
-            "behind": f"{network} beats the best baseline.",
-            "not distinguishable": f"{network} and {baseline} cannot be told apart.",
+            "behind": f"The best network, {network}, beats every baseline.",
+            "not distinguishable": f"Not distinguishable: {network} and {baseline}.",
         }[word]
-        sentence = sentence[0].upper() + sentence[1:]
     rows = [(kind, *best[kind]) for kind in MODELS if kind in best]
     name = metric.replace("rho mean", "mean Spearman ρ")
     return {"task": task, "metric": name, "rows": rows, "sentence": sentence}

@@ -16,7 +16,7 @@ PAGES = 6  # at most, if shorter answers can do it
 WORDS = (150, 120, 100, 80, 60, 45)  # of an answer: the first that fits is used
 BRIEF = 45
 WIDTH = 180  # mm of the text
-READABLE = 0.7  # scale of a figure: its text has 10 points at full size; a bit less is taken
+READABLE = 0.7  # scale of a figure, whose text then has 7 points
 FIGURES = (  # how their captions begin
     "Full spectrograms, and the same clips",
     "Training clips of each genre before",
@@ -67,7 +67,7 @@ def chapter(page: Page, words: int, folder: Path) -> list[dict]:
         for picture, about in pictures([cell]):
             wanted = about.get("caption", "").startswith(FIGURES)
             width = about.get("image/png", {}).get("width", 0) / 100 * 25.4 * READABLE
-            if wanted and 0 < width < 1.15 * WIDTH:
+            if wanted and 0 < width < 1.15 * WIDTH:  # else a page is too narrow for it
                 number = len(list(folder.glob("*.png"))) + 1
                 (folder / f"{number}.png").write_bytes(picture)
                 caption = quoted(about["caption"])

@@ -11,6 +11,7 @@ import subprocess
 import time
 import zipfile
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -18,84 +19,68 @@ import pytest
 from PIL import Image
 
 from labhelpers.metrics import Difference, Estimate
-from labhelpers.records import PROJECT, as_json, reference
+from labhelpers.records import PROJECT, reference, save_run
 from scripts import pages
 from scripts.clean import clean
 from scripts.clips import clips_of
-from scripts.pages import METRICS, MODELS, draws, headline, scores, write_report
+from scripts.pages import METRICS, MODELS, headline, scores, write_report
 from scripts.pdf import FIGURES, answer, shortened
 from scripts.report import load_state
 
 V4 = nbformat.v4
 
 
-def png(width=60, height=40):
+def png():
     stream = io.BytesIO()
-    Image.new("RGB", (width, height), "navy").save(stream, "PNG")
+    Image.new("RGB", (60, 40)).save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def figure(caption, key=False):
-    metadata = {"caption": caption, "key": key, "image/png": {"width": 400}}
-    return V4.new_output("display_data", {"image/png": png(), "text/plain": "x"}, metadata=metadata)
+def shown(data, **metadata):
+    return V4.new_output("display_data", data, metadata=metadata)
 
 
-def shown(kind, text, **metadata):
-    return V4.new_output("display_data", {kind: text}, metadata=metadata)
+def figure(caption):
+    return shown({"image/png": png()}, **{"caption": caption, "image/png": {"width": 400}})
 
 
 def printed(text):
     return V4.new_output("stream", name="stdout", text=text)
 
 
-TABLE = "<table><tr><th></th><th>accuracy</th></tr><tr><th>CNN</th><td>0.75</td></tr></table>"
-
-
 def code(source, *outputs, tags=()):
-    cell = V4.new_code_cell(source, outputs=list(outputs), execution_count=1)
-    cell.metadata["tags"] = list(tags)
-    return cell
+    return V4.new_code_cell(source, outputs=list(outputs), metadata={"tags": list(tags)})
 
 
 def text(source, *tags):
-    cell = V4.new_markdown_cell(source)
-    cell.metadata["tags"] = list(tags)
-    return cell
+    return V4.new_markdown_cell(source, metadata={"tags": list(tags)})
 
 
 def save(out, name, *cells):
-    path = out / "notebooks" / f"{name}.ipynb"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(V4.new_notebook(cells=list(cells)), path)
+    (out / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(V4.new_notebook(cells=list(cells)), out / "notebooks" / f"{name}.ipynb")
 
 
-def save_record(out, name, results, predictions=()):
-    content = {"notebook": name, "corpus": {}, "params": {}, "versions": {}, "models": {}}
-    content |= {"histories": {}, "predictions": list(predictions)}
-    content["results"] = {key: as_json(value) for key, value in results.items()}
-    path = out / "records" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+def save_record(out, name, results, predictions=None):
+    (out / "records").mkdir(exist_ok=True)
+    save_run(name, CORPUS, out, results=results, predictions=predictions)
 
 
-def estimates(model, metrics, value):
-    estimate = Estimate(value, value - 0.05, value + 0.05, 0.01, 3, 200)
-    return {f"{model} {metric}": estimate for metric in metrics}
-
-
-RESULTS = {"LSTM mel validation accuracy": 0.99, "digits validation accuracy": 0.97}
-for genre_model, value in {
-    "CNN mel": 0.75, "LSTM mel": 0.6, "SVM descriptors": 0.74, "majority class": 0.2,
-    "CNN + descriptors": 0.8,
-}.items():  # fmt: skip
-    RESULTS |= estimates(genre_model, METRICS["genre"], value)
-for affect_model, value in {
-    "CNN mel": 0.5, "mean of three CNNs": 0.6, "SVR descriptors": 0.67, "mean label": 0.0,
-}.items():  # fmt: skip
-    RESULTS |= estimates(affect_model, METRICS["affect"], value)
+CORPUS = SimpleNamespace(name="tiny", fingerprint="x")
+TABLE = "<table><tr><th></th><th>accuracy</th></tr><tr><th>CNN</th><td>0.75</td></tr></table>"
+LOG = "".join(f"epoch {i}  train_loss {1 / i:.3f}\n" for i in range(1, 6))
+SCORES = {
+    "genre": {"CNN mel": 0.75, "LSTM mel": 0.6, "SVM descriptors": 0.74, "majority class": 0.2},
+    "affect": {"mean of three CNNs": 0.6, "CNN mel": 0.5, "SVR descriptors": 0.67},
+}
+RESULTS = {
+    f"{model} {metric}": Estimate(value, value - 0.05, value + 0.05, 0.01, 3, 200)
+    for task, models in SCORES.items()
+    for model, value in models.items()
+    for metric in METRICS[task]
+}
 AHEAD = Difference(0.07, 0.01, 0.12, 3, 3, 200)
 RESULTS["SVR descriptors - mean of three CNNs rho mean"] = AHEAD
-LOG = "".join(f"epoch {i}  train_loss {1 / i:.3f}\n" for i in range(1, 6))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +97,8 @@ def out(tmp_path_factory):
         text("> **Hint.** Use a validation set."),
         text("### By hand\n\n<details><summary>Answer</summary>\n\n**yes**\n\n</details>"),
         code("for i in range(3):\n    train()", printed(LOG)),
-        code("plots.show(fig, 'x')", figure(f"{FIGURES[2]} $n$ networks", key=True),
-             shown("text/html", "<p>Figure: x</p>", is_caption=True)),
+        code("plots.show(fig, 'x')", figure(f"{FIGURES[2]} $n$ networks"),
+             shown({"text/html": "<p>Figure: x</p>"}, is_caption=True)),
         text("**Answer.** The LSTM reaches 0.66 (notebook 06). See [06](06_evaluation.ipynb)."
              "\n\nMore.\n\n<!-- 0.66 sample LSTM mel accuracy -->", "answer"),
         text("### By hand\n\nagain"),
@@ -124,7 +109,7 @@ def out(tmp_path_factory):
     save(
         out, "06_evaluation",
         text("# Step 6: Evaluation\n\n> **6α.** Compute the accuracy."),
-        code("table(x)", shown("text/html", TABLE, caption="accuracy of all", key=True)),
+        code("table(x)", shown({"text/html": TABLE}, caption="accuracy of all")),
         text("**Answer.** ![x](http://127.0.0.1:9/x.png) #panic() \\* `#a()`{=typst}", "answer"),
         code("1 / 0", V4.new_output("error", ename="ZeroDivisionError", evalue="division")),
     )  # fmt: skip
@@ -138,18 +123,16 @@ def write(out, author="Ada Lovelace", **corpus):
     return write_report(out, load_state(out) | {"corpus": about, "author": author})
 
 
-class Elements(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.found = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
+def elements(page):
+    """(tag, attributes) of each element of a page."""
+    found, parser = [], HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.feed(page)
+    return found
 
 
 def test_every_link_resolves(out):
-    found = {path: Elements(path.read_text()).found for path in out.rglob("*.html")}
+    found = {path: elements(path.read_text()) for path in out.rglob("*.html")}
     ids = {path: {about.get("id") for _, about in found[path]} for path in found}
     assert len(ids) == 3
     for page in ids:
@@ -195,25 +178,19 @@ def test_scripts_of_the_page_alone_may_run(out):
 def test_index_says_who_wins(out):
     index = (out / "index.html").read_text()
     assert "No network alone beats SVR descriptors." in index
-    assert "CNN mel and SVM descriptors cannot be told apart." in index
+    assert "Not distinguishable: CNN mel and SVM descriptors." in index
     assert index.count('class="card book"') == 2 and index.count("data:image/webp") == 1
-    assert "0.99" not in index  # validation is no result
 
 
 def test_headlines():
-    tables = scores(RESULTS)
-    assert [model for _, model in tables["affect"]][:2] == ["SVR descriptors", "mean of three CNNs"]
-    head = headline("affect", tables["affect"], RESULTS)
-    assert [(kind, model) for kind, model, _ in head["rows"]] == [
-        ("networks alone", "mean of three CNNs"),
-        ("baselines alone", "SVR descriptors"),
-        ("guessing", "mean label"),
-    ]
-    behind = estimates("SVM descriptors", METRICS["genre"], 0.64)
-    results = RESULTS | behind
+    tables = scores(RESULTS | {"x accuracy": 1.0})
+    models = [model for _, model in tables["affect"]]
+    assert models == ["SVR descriptors", "mean of three CNNs", "CNN mel"]  # the best first
+    rows = headline("affect", tables["affect"], RESULTS)["rows"]
+    assert [row[1] for row in rows] == ["mean of three CNNs", "SVR descriptors"]
+    results = RESULTS | {"SVM descriptors accuracy": Estimate(0.6, 0.55, 0.65, 0.01, 3, 200)}
     sentence = headline("genre", scores(results)["genre"], results)["sentence"]
-    assert sentence == "CNN mel beats the best baseline."  # their intervals do not touch
-    assert scores({"x accuracy": 1.0}) == {}
+    assert sentence == "The best network, CNN mel, beats every baseline."  # by their intervals
 
 
 def test_models_and_figures_are_those_of_the_series():
@@ -223,12 +200,6 @@ def test_models_and_figures_are_those_of_the_series():
             assert {f"{model} accuracy", f"{model} rho mean"} & results, model
     sources = "".join(path.read_text() for path in (PROJECT / "notebooks").glob("*.ipynb"))
     assert all(caption in sources for caption in FIGURES)
-
-
-def test_code_that_draws_is_closed():
-    assert draws("x = 1\nplots.show(fig, 'a')") and draws("for c in clips:\n    player(c)")
-    assert draws("table(\n    results,\n)")
-    assert not draws("losses = fit(model)") and not draws("def show(x):\n    return plt.plot(x)")
 
 
 def test_answers_are_cut_at_sentences():
@@ -244,26 +215,17 @@ def test_pdf(out):
         pytest.skip("pdftotext is not there")
     command = ["pdftotext", "-layout", str(out / "report.pdf"), "-"]
     words = " ".join(subprocess.run(command, capture_output=True, text=True).stdout.split())
-    for part in (
-        "Ada Lovelace",
-        "0.66",
-        "Train an LSTM.",
-        "(Figure 1)",
-        "SVR descriptors",
-        "Method.",
-    ):
+    for part in ("Ada Lovelace", "0.66", "Train an LSTM.", "(Figure 1)", "SVR desc", "Method."):
         assert part in words, part
     for part in ("Hint", "sample LSTM mel", "Only the notebook", "notebook 06", "More."):
         assert part not in words, part
     assert "panic()" in words and b"06_evaluation.ipynb" not in (out / "report.pdf").read_bytes()
 
 
-def test_zip_is_of_these_files(out):
-    path = next(out.glob("*.zip"))
-    names = zipfile.ZipFile(path).namelist()
-    inside = {name.removeprefix("music-tiny-Ada-Lovelace/") for name in names}
-    assert {"report.pdf", "index.html", "html/05_lstm.html", "notebooks/05_lstm.ipynb"} <= inside
-    assert "labhelpers/audio.py" in inside and not any(".." in name for name in inside)
+def test_zip_holds_what_is_handed_in(out):
+    names = zipfile.ZipFile(out / "music-tiny-Ada-Lovelace.zip").namelist()
+    for part in ("report.pdf", "html/05_lstm.html", "notebooks/05_lstm.ipynb", "scripts/pdf.py"):
+        assert f"music-tiny-Ada-Lovelace/{part}" in names
 
 
 def files(out):
@@ -297,11 +259,9 @@ def test_a_kill_while_pages_are_written_leaves_the_old_ones(out):
 
 def test_without_pandoc_there_is_an_index(tmp_path, monkeypatch):
     save(tmp_path, "05_lstm", text("# Step 5"))
-    save_record(tmp_path, "06_evaluation", RESULTS)
     monkeypatch.setattr(pages, "has_libraries", lambda: False)
     assert "No pages, no PDF" in write(tmp_path)
-    index = (tmp_path / "index.html").read_text()
-    assert 'href="notebooks/05_lstm.ipynb"' in index and "0.75" in index
+    assert 'href="notebooks/05_lstm.ipynb"' in (tmp_path / "index.html").read_text()
     assert not (tmp_path / "report.pdf").exists() and not (tmp_path / "html").exists()
 
 
@@ -309,8 +269,7 @@ def test_clips(tmp_path, shared_corpus):
     save(tmp_path, "07_cnn", text("# Step 7"))
     table = shared_corpus.labels("genre", "test")
     shares = np.random.default_rng(0).dirichlet(np.ones(4), (2, len(table)))
-    predictions = {"model": "CNN mel", "set": "genre test", "ids": list(table["id"])}
-    save_record(tmp_path, "07_cnn", {}, [predictions | {"runs": shares.tolist()}])
+    save_record(tmp_path, "07_cnn", {}, {("CNN mel", "genre test"): (table["id"], shares)})
     write(tmp_path, root=str(shared_corpus.root))
     page = (tmp_path / "html" / "clips.html").read_text()
     clips = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
@@ -345,7 +304,7 @@ PAYLOADS = [
 
 
 def assert_dead(body):
-    for tag, attributes in Elements(body).found:
+    for tag, attributes in elements(body):
         assert tag not in ("script", "style", "iframe", "svg", "form", "input", "object", "base")
         assert tag not in ("meta", "embed", "x", "maction", "mglyph")
         for name, value in attributes.items():
@@ -368,15 +327,13 @@ def test_payloads_in_a_notebook_are_dead_everywhere(tmp_path):
         table = TABLE.replace("0.75", payload)
         cells += [
             text(f"> **5α.** {payload}\n\n**Answer.** {payload}", "answer"),
-            code(f"# {payload}", shown("text/html", payload), shown("text/html", table, key=True,
-                 caption=payload), figure(f"{FIGURES[0]} {payload}"), printed(payload)),
+            code(f"# {payload}", shown({"text/html": payload}), printed(payload),
+                 shown({"text/html": table}, caption=payload), figure(f"{FIGURES[0]} {payload}")),
         ]  # fmt: skip
     save(tmp_path, "05_evil", *cells)
     write(tmp_path, author="#panic()$] <script>")
     for path in tmp_path.rglob("*.html"):
-        page = path.read_text()
-        assert page.count("<script") == page.count("</script") <= 2
-        assert "alert(1)" not in "".join(re.findall("<script.*?</script>", page, re.S))
+        assert path.read_text().count("<script") == 1  # the page's own
     page = (tmp_path / "html" / "05_evil.html").read_text()
     assert_dead(re.search(r'<main id="text">(.*)<p class="steps">', page, re.S)[1])
     assert (tmp_path / "report.pdf").is_file()
