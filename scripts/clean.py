@@ -33,10 +33,7 @@ CLASSES = (
     "answer summary out code stdout stderr error player dataframe sourceCode python "
     "kw cf im st ss vs ch sc dv fl bn cn co"  # of coloured code
 )
-SOURCES = {
-    "img": re.compile(r"data:image/(png|jpeg|gif|webp);base64,[\w+/=\s]*", re.A),
-    "audio": re.compile(r"data:audio/[\w.+-]+;base64,[\w+/=\s]*", re.A),
-}
+SOURCE = re.compile(r"data:(image/(png|jpeg|gif|webp)|audio/[\w.+-]+);base64,[\w+/=\s]*", re.A)
 
 
 def clean(text: str, link: Callable[[str], str | None] = lambda target: None) -> str:
@@ -49,7 +46,7 @@ def clean(text: str, link: Callable[[str], str | None] = lambda target: None) ->
         if name == "href":
             return link(value)
         if name == "src":
-            return value if tag in SOURCES and SOURCES[tag].fullmatch(value) else None
+            return value if SOURCE.fullmatch(value) else None
         if name == "id":  # of headings alone: no element takes the place of the page's own
             return value if re.fullmatch("h[1-6]", tag) else None
         if name == "class":

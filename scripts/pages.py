@@ -17,6 +17,7 @@ import re
 import shutil
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,14 +69,12 @@ def read_page(path: Path) -> Page:
     return page
 
 
-def pictures(cells: list[dict]) -> list[tuple[bytes, dict]]:
+def pictures(cells: list[dict]) -> Iterator[tuple[bytes, dict]]:
     """The PNGs that cells show, each with the metadata of its output."""
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    return [
-        (base64.b64decode("".join(output["data"]["image/png"])), output["metadata"])
-        for output in outputs
-        if "image/png" in output.get("data", {})
-    ]
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                yield base64.b64decode("".join(output["data"]["image/png"])), output["metadata"]
 
 
 def convert(cells: list[dict], form: str, *options: str) -> str:
@@ -280,7 +279,7 @@ def write_files(staging: Path, out: Path, state: dict) -> str:
         "metrics": METRICS,
         "headlines": [headline(task, table, results) for task, table in tables.items()],
         "notes": [state["note"]] if state["note"] else [],
-        "date": max([entry.get("date", "") for entry in state["notebooks"].values()], default=""),
+        "date": max([entry.get("date", "")[:10] for entry in state["notebooks"].values()] + [""]),
         "files": {},
     }
     if has_libraries():
@@ -339,6 +338,7 @@ def write_zip(target: Path, out: Path, staging: Path) -> None:
     with zipfile.ZipFile(target, "w") as archive:
         for folder, patterns in parts.items():
             for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
-                name = f"{target.stem}/{path.relative_to(folder).as_posix()}"
-                entry = zipfile.ZipInfo(name)  # dated 1980-01-01
-                archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+                if not path.is_symlink():  # which may lead out of the folder
+                    name = f"{target.stem}/{path.relative_to(folder).as_posix()}"
+                    entry = zipfile.ZipInfo(name)  # dated 1980-01-01
+                    archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)

@@ -33,8 +33,8 @@ ELSEWHERE = re.compile(r"notebook \d|exercise \d|\.ipynb", re.I)
 
 def write_pdf(target: Path, context: dict) -> int:
     """Write the short report; returns its number of pages. Raises typst.TypstError."""
-    keys = ("title", "author", "course", "date")
-    about = {key: context[key] for key in keys} | {"corpus": context["corpus"].get("name", "")}
+    about = {key: context[key] for key in ("title", "author", "course", "date")}
+    about["corpus"] = context["corpus"].get("name", "")
     fields = "".join(f"{key}: {quoted(value)}, " for key, value in about.items())
     settings = f"#let about = ({fields})\n{(TEMPLATES / 'report.typ').read_text('utf-8')}\n"
     template = jinja2.Template((TEMPLATES / "report.md").read_text("utf-8"), trim_blocks=True)
