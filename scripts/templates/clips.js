@@ -91,7 +91,7 @@ get("matrix").append(body);
 
 // The map.
 const points = clips.map(clip => {
-  const point = mark(clip.genre, { transform: `translate(${100 * clip.x} ${72 - 72 * clip.y})`, class: isRight(clip) ? "" : "wrong" });
+  const point = mark(clip.genre, { transform: `translate(${100 * clip.place[0]} ${72 - 72 * clip.place[1]})`, class: isRight(clip) ? "" : "wrong" });
   point.onclick = () => { chooseOne(clip); document.querySelector("#list audio")?.play(); };
   return point;
 });
@@ -99,9 +99,9 @@ get("map").append(...points);
 const labels = [];
 classes.forEach(genre => {
   const own = clips.filter(clip => clip.genre === genre);
-  const middle = key => own.map(clip => clip[key]).sort((a, b) => a - b)[Math.floor(own.length / 2)];
+  const middle = axis => own.map(clip => clip.place[axis]).sort((a, b) => a - b)[Math.floor(own.length / 2)];
   if (!own.length) return;
-  labels.push({ genre, x: 100 * middle("x"), y: 72 - 72 * middle("y") });
+  labels.push({ genre, x: Math.min(90, Math.max(8, 100 * middle(0))), y: 72 - 72 * middle(1) });
   const button = make("button", { type: "button" }, make("svg", { viewBox: "-2 -2 4 4" }, mark(genre)), genre);
   button.onclick = () => choose(`All of ${genre}`, own, false);
   get("legend").append(button);

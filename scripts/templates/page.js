@@ -1,15 +1,5 @@
-// Figures enlarge, code is copied and folded, contents follow the reader. The pages read well without it.
+// Code is copied, contents follow the reader. The pages read well without it.
 const all = selector => [...document.querySelectorAll(selector)];
-const large = document.getElementById("large"), picture = large.querySelector("img");
-all("main img").filter(image => !image.closest("a, .clip, .player")).forEach(image => {
-  image.tabIndex = 0;
-  image.role = "button";
-  image.onclick = () => { picture.src = image.src; picture.alt = image.alt; large.className = "fit"; large.showModal(); };
-  image.onkeydown = event => { if (event.key === "Enter") image.onclick(); };
-});
-picture.onclick = event => { event.stopPropagation(); large.classList.toggle("fit"); };
-large.onclick = () => large.close();
-
 all("div.sourceCode, .code pre").filter(block => !block.parentElement.closest(".sourceCode")).forEach(block => {
   const button = Object.assign(document.createElement("button"), { type: "button", className: "copy", textContent: "Copy" });
   const text = block.textContent;
@@ -18,12 +8,6 @@ all("div.sourceCode, .code pre").filter(block => !block.parentElement.closest(".
   block.replaceWith(holder);
   holder.append(block, button);
 });
-const toggle = document.getElementById("code");
-if (toggle) toggle.onclick = () => {
-  const open = toggle.textContent.startsWith("Open");
-  all("details.code").forEach(block => { block.open = open; });
-  toggle.textContent = open ? "Close all code" : "Open all code";
-};
 // What scrolls sideways can be reached by keyboard; nothing else is a tab stop.
 all("pre, .scroll, math").forEach(block => { if (block.scrollWidth > block.clientWidth + 1) block.tabIndex = 0; });
 const contents = document.querySelector(".contents");
