@@ -8,7 +8,6 @@ model reads: the rows, full or beat-synced clips, and the windows.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,11 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .audio import N_MELS
+from .audio import N_FEATURES, N_MELS
 from .clips import Clips, Reads, batches
 from .corpus import AFFECT
 
 LEAST_DEVIATION = {"mel": 1.0, "chroma": 0.01}  # dB, and chroma's own unit
+CHANNELS = (16, 32, 64, 128)  # of the CNN's blocks
+POOLS = ((2, 2), (2, 2), (2, 4), (2, 4))
 
 
 def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
@@ -68,11 +69,10 @@ class Backbone(nn.Module):
         mean = total / count
         deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         # A row that hardly moves in training must not blow up when it does in a test clip.
-        n_mels = N_MELS if len(mean) >= N_MELS else 0
-        deviation[:n_mels].clamp_(min=LEAST_DEVIATION["mel"])
-        deviation[n_mels:].clamp_(min=LEAST_DEVIATION["chroma"])
+        least = deviation.new_full((N_FEATURES,), LEAST_DEVIATION["chroma"])
+        least[:N_MELS] = LEAST_DEVIATION["mel"]
         self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
+        self.deviation.copy_(deviation.maximum(least[self.reads.columns]))
 
     def normalise(self, x: torch.Tensor) -> torch.Tensor:
         return (x - self.mean) / self.deviation
@@ -91,24 +91,12 @@ class LSTM(Backbone):
     """
 
     def __init__(
-        self,
-        reads: Reads,
-        hidden=128,
-        bidirectional=False,
-        pooling="last",
-        dropout=0.0,
-        frames_per_step=1,
+        self, reads, hidden=128, bidirectional=False, pooling="last", dropout=0.0, frames_per_step=1
     ):
         if pooling not in ("last", "mean+max"):
             raise ValueError(f"pooling {pooling!r}; known: last, mean+max")
-        super().__init__(
-            reads,
-            hidden=hidden,
-            bidirectional=bidirectional,
-            pooling=pooling,
-            dropout=dropout,
-            frames_per_step=frames_per_step,
-        )
+        options = {"pooling": pooling, "dropout": dropout, "frames_per_step": frames_per_step}
+        super().__init__(reads, hidden=hidden, bidirectional=bidirectional, **options)
         self.pooling, self.frames_per_step = pooling, frames_per_step
         directions = 1 + bidirectional
         # Two LSTMs, not torch's bidirectional one: that would begin in the padding, and packing
@@ -177,22 +165,10 @@ class CNN(Backbone):
     frames_per_column : so many frames are averaged to one column of the image; dropout : at the end
     """
 
-    def __init__(
-        self,
-        reads: Reads,
-        channels=(16, 32, 64, 128),
-        pools=((2, 2), (2, 2), (2, 4), (2, 4)),
-        frames_per_column=4,
-        dropout=0.3,
-    ):
+    def __init__(self, reads, channels=CHANNELS, pools=POOLS, frames_per_column=4, dropout=0.3):
         channels, pools = list(channels), [list(pair) for pair in pools]
-        super().__init__(
-            reads,
-            channels=channels,
-            pools=pools,
-            frames_per_column=frames_per_column,
-            dropout=dropout,
-        )
+        options = {"frames_per_column": frames_per_column, "dropout": dropout}
+        super().__init__(reads, channels=channels, pools=pools, **options)
         if len(pools) != len(channels):
             raise ValueError(f"{len(channels)} blocks need as many pools, not {len(pools)}")
         self.frames_per_column, self.pools = frames_per_column, pools
@@ -265,10 +241,8 @@ class Model(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write config, normalisation and weights. Notebook: 09a."""
-        partial = Path(f"{path}.partial")
         content = {"config": self.config, "state": self.state_dict()}
-        torch.save({**content, "learned": sorted(self.learned)}, partial)
-        os.replace(partial, path)
+        torch.save({**content, "learned": sorted(self.learned)}, path)
 
 
 class Classifier(Model):
@@ -335,11 +309,10 @@ KINDS = {kind.__name__: kind for kind in (LSTM, CNN, Classifier, Regressor)}
 
 def build_model(config: dict) -> Model:
     """An untrained model of a `config` as checkpoints carry it. Notebook: 09a."""
-    arguments = {**config}
-    kind = KINDS[arguments.pop("kind")]
-    inner = {**arguments.pop("backbone")}
-    backbone = KINDS[inner.pop("kind")](Reads(**inner.pop("reads")), **inner)
-    return kind(backbone, **arguments)
+    options, inner = {**config}, {**config["backbone"]}
+    reads = Reads(**inner.pop("reads"))
+    options["backbone"] = KINDS[inner.pop("kind")](reads, **inner)
+    return KINDS[options.pop("kind")](**options)
 
 
 def load_model(path: Path, device="cpu") -> Model:
@@ -358,7 +331,5 @@ def load_model(path: Path, device="cpu") -> Model:
         assert all(value.isfinite().all() for value in model.state_dict().values())
     except Exception as error:  # torch raises half a dozen kinds for a file that is not its own
         kind = type(error).__name__
-        raise ValueError(
-            f"{path}: not a checkpoint of this package ({kind}); train it again"
-        ) from error
+        raise ValueError(f"{path}: not a checkpoint ({kind}); train it again") from error
     return model.to(device).eval()
