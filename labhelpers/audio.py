@@ -89,7 +89,7 @@ def percussive(y: np.ndarray) -> np.ndarray:
     return librosa.istft(magnitude * mask * phase, dtype=y.dtype, length=len(y))
 
 
-def _row_medians(S: np.ndarray) -> np.ndarray:
+def _row_medians(S):
     return np.array([median_filter(row, HPSS_WIDTH, mode="reflect") for row in S])
 
 
@@ -104,7 +104,7 @@ def beat_sync(S: np.ndarray, beats: np.ndarray) -> np.ndarray:
     return librosa.util.sync(S, edges, aggregate=np.median, pad=False)
 
 
-def _fuse(power: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+def _fuse(power, chroma):
     return np.vstack([librosa.power_to_db(power, ref=np.max), chroma]).astype(np.float32)
 
 
@@ -139,17 +139,13 @@ def load_audio(path: str | Path, seconds: float | None = None) -> np.ndarray:
     films, too. Of a damaged file they take what is there. Raises AudioError. Notebook: 01.
     """
     name = printable(path)
-    if not Path(path).is_file():
-        raise AudioError(f"{name}: no such file; check the name")
-    if Path(path).stat().st_size == 0:
-        raise AudioError(f"{name}: empty file; copy it again")
+    if not Path(path).is_file() or Path(path).stat().st_size == 0:
+        raise AudioError(f"{name}: no such file, or an empty file; copy it again")
     for read in (_by_soundfile, _by_pyav):
         try:
             with open(path, "rb") as stream:  # an open file has no name in an unknown encoding
                 samples, rate = read(stream, seconds)
             break
-        except ImportError:
-            raise AudioError(f"{name}: libsndfile cannot read it; `pip install av` can") from None
         except Exception as error:  # a damaged file can raise anything
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     else:
@@ -164,7 +160,7 @@ def printable(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _middle(length: int, rate: int, seconds: float | None) -> tuple[int, int]:
+def _middle(length, rate, seconds):
     """First frame and number of frames to take of a file of `length` frames."""
     if seconds is None or length <= seconds * rate:
         return 0, length
@@ -172,7 +168,7 @@ def _middle(length: int, rate: int, seconds: float | None) -> tuple[int, int]:
     return (length - count) // 2, count
 
 
-def _by_soundfile(stream, seconds: float | None) -> tuple[np.ndarray, int]:
+def _by_soundfile(stream, seconds):
     """Samples (channels, n) float32 and their rate in Hz. Raises where the header is wrong."""
     with soundfile.SoundFile(stream) as file:
         rate = file.samplerate
@@ -195,7 +191,7 @@ def _open(stream):
     return av.open(stream, metadata_errors="ignore", options={"protocol_whitelist": ""})
 
 
-def _packet_seconds(stream) -> float:
+def _packet_seconds(stream):
     """Length of the audio, from its packets; nothing is decoded."""
     with _open(stream) as container:
         if not container.streams.audio:
@@ -205,7 +201,7 @@ def _packet_seconds(stream) -> float:
         return float(ticks * audio.time_base)
 
 
-def _by_pyav(stream, seconds: float | None) -> tuple[np.ndarray, int]:
+def _by_pyav(stream, seconds):
     """Samples (n,) float32 and their rate in Hz, up to where the audio is damaged."""
     import av
 
@@ -230,7 +226,7 @@ def _by_pyav(stream, seconds: float | None) -> tuple[np.ndarray, int]:
     return samples[:count] if first > 0 else samples, rate
 
 
-def _to_mono(samples, sr: int, name: str) -> np.ndarray:
+def _to_mono(samples, sr, name):
     samples = np.array(samples, np.float32)  # a copy: librosa may not take read-only arrays
     if not np.isfinite(samples).all():
         raise AudioError(f"{name}: NaN or infinite samples; export the audio again")

@@ -6,6 +6,7 @@ statistics of the rows, modulation (how fast each band moves), rhythm, tonality,
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import librosa
@@ -23,19 +24,7 @@ from .clips import FEATURES, Clips
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 # Which of the 12 semitones from the root a chord or a scale holds; the triads come first.
-HARMONIES = (
-    "x...x..x....",  # major
-    "x..x...x....",  # minor
-    "x..x..x.....",  # diminished
-    "x...x...x...",  # augmented
-    "x....x.x....",  # suspended
-    "x...x..x..x.",  # dominant seventh
-    "x...x..x...x",  # major seventh
-    "x..x...x..x.",  # minor seventh
-    "x.x.xx.x.x.x",  # major scale
-    "x.xx.x.xx..x",  # harmonic minor scale
-    "x.x.x..x.x..",  # pentatonic scale
-)
+HARMONIES = json.loads(Path(__file__).with_name("harmonies.json").read_text())
 MODULATIONS = np.geomspace(0.3, 16, 11)  # Hz, edges: from a phrase to a drum roll
 CHORD_WINDOWS = (11, 43, 172)  # frames: 1/4, 1 and 4 s
 BOUND = 3.0  # standard deviations: an outlier must not make a clip unlike all others
@@ -104,10 +93,8 @@ class DescriptorMachine:
         """(M, N): how alike M clips are to the N that the machine learned from, 0 to 1."""
         kernels = []
         for name, scaler in self.scalers.items():
-            given, known = (
-                scaler.transform(block).clip(-BOUND, BOUND)
-                for block in (blocks[name], self.blocks[name])
-            )
+            given = scaler.transform(blocks[name]).clip(-BOUND, BOUND)
+            known = scaler.transform(self.blocks[name]).clip(-BOUND, BOUND)
             kernels.append(rbf_kernel(given, known))
         return np.mean(kernels, axis=0)
 
@@ -134,10 +121,8 @@ class DescriptorMachine:
                 blocks = {name: content[name] for name in content["names"].tolist()}
                 return cls(blocks, content["targets"], content["classes"].tolist())
         except Exception as error:  # numpy raises many kinds for a damaged file
-            raise ValueError(
-                f"{path}: not a descriptor machine ({type(error).__name__}); "
-                "run the notebook that its name begins with again"
-            ) from error
+            what = f"not a descriptor machine ({type(error).__name__})"
+            raise ValueError(f"{path}: {what}; run the notebook of its name again") from error
 
 
 # --- descriptors ----------------------------------------------------------------------------------
@@ -261,7 +246,7 @@ def centred(rows, least: float = 0.0) -> np.ndarray:
 
 def templates() -> np.ndarray:
     """Each harmony on each root, centred, of unit length: (harmonies, 12 roots, 12 classes)."""
-    shapes = centred([[key == "x" for key in keys] for keys in HARMONIES])
+    shapes = centred([[key == "x" for key in keys] for keys in HARMONIES.values()])
     return np.stack([np.roll(shapes, root, axis=1) for root in range(12)], axis=1)
 
 

@@ -62,8 +62,7 @@ class Corpus:
     @property
     def name(self) -> str:
         """Short name from the folder: `emotify`, `sample`, or the slug of a Kaggle data set."""
-        names = [part for part in self.root.parts if part not in ("data", "input")]
-        return names[-1]
+        return [part for part in self.root.parts if part not in ("data", "input")][-1]
 
     @property
     def is_sample(self) -> bool:
@@ -126,12 +125,8 @@ class Corpus:
 
     def audio(self, clip: str) -> Path | None:
         """The audio file of a clip, where `audio.tsv` names one that is there. Notebook: 01."""
-        path = self.root / self._audio.get(clip, "")
+        path = self.root / _pairs(self.root / "audio.tsv", "path").get(clip, "")
         return path if path.is_file() else None
-
-    @cached_property
-    def _audio(self) -> dict[str, str]:
-        return _pairs(self.root / "audio.tsv", "path")
 
     def truth(self) -> pd.DataFrame | None:
         """What the generator of the sample knows of each clip (tempo, beats, key, chords …).
@@ -208,7 +203,7 @@ def natural_order(text: str) -> list:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
-def _pairs(file: Path, column: str) -> dict[str, str]:
+def _pairs(file, column):
     """Clip id -> value, of a file of two columns; empty where there is none."""
     if not file.is_file():
         return {}
@@ -286,13 +281,6 @@ def work_folder() -> Path:
     return PROJECT if checkout else Path.cwd()
 
 
-NO_INPUT = (
-    "no {} in {}. Add Input > geoparslp/patreco3-multitask-affective-music, then run all cells "
-    "again (an input that stays empty: remove it and add it again). "
-    'DATA = "sample" runs on synthesised music'
-)
-
-
 def find_corpus(data: str | Path | None = None) -> Corpus:
     """The corpus to work on; prints its name. Notebook: 00.
 
@@ -310,7 +298,8 @@ def find_corpus(data: str | Path | None = None) -> Corpus:
     elif not named and kaggle_input().is_dir():
         root = locate(kaggle_input())
         if root is None:
-            raise CorpusError(NO_INPUT.format(MARKER, kaggle_input()))
+            fix = "Add Input > geoparslp/patreco3-multitask-affective-music, then run all cells"
+            raise CorpusError(f'no {MARKER} in {kaggle_input()}. {fix}, or take DATA = "sample"')
     else:
         root = None if named else locate(work_folder() / "data", skip="sample")
         root = root or locate(sample) or build_sample(sample)

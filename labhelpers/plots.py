@@ -77,7 +77,7 @@ def show(fig, caption: str, digits: int | None = 3, key: bool = False) -> None:
     plt.close(fig)
 
 
-def _show_caption(text: str) -> None:
+def _show_caption(text):
     """The caption below a figure or table. Pages number them and leave this output out."""
     content = {"text/html": f"<p><em>{escaped(text)}</em></p>", "text/plain": text}
     display(content, metadata={"is_caption": True}, raw=True)
@@ -88,7 +88,7 @@ def escaped(text) -> str:
     return html.escape(str(text)).replace("$", "<span>$</span>")
 
 
-def _png(fig, **options) -> tuple[str, int]:
+def _png(fig, **options):
     """A figure as PNG of 256 colours in base64, and its width on the page in pixels."""
     _write_ticks(fig)
     for text in fig.findobj(Text):  # a name with $ is no formula; a tick of a logarithmic axis is
@@ -124,7 +124,7 @@ def drawn(fig, digits: int | None = 3) -> str:
     return "\n".join(lines)
 
 
-def _write_ticks(fig) -> None:
+def _write_ticks(fig):
     """Let the axes write their tick labels, which they else do when they are drawn."""
     for ax in fig.axes:
         ax.get_xticklabels()
@@ -147,7 +147,7 @@ def _numbers(artist):
     return np.ma.filled(values, np.nan)
 
 
-def _statistics(values, digits) -> str:
+def _statistics(values, digits):
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     if digits is None or values.size == 0:
@@ -184,21 +184,17 @@ def table(frame, caption: str, best=(), digits: int = 2, index: bool = True, key
     _show_caption(f"Table: {caption}")
 
 
-def _cell(value, digits) -> str:
+def _cell(value, digits):
     if hasattr(value, "low"):
         sign = "+" if hasattr(value, "seeds_ahead") else ""  # of a Difference
-        middle, low, high = (
-            _decimal(number, digits, sign) for number in (value.value, value.low, value.high)
-        )
-        return f"{middle} [{low}, {high}]"
+        numbers = [value.value, value.low, value.high]
+        return "{} [{}, {}]".format(*(_decimal(number, digits, sign) for number in numbers))
     if pd.isna(value):
         return "–"
-    if isinstance(value, (float, np.floating)):
-        return _decimal(value, digits)
-    return str(value)
+    return _decimal(value, digits) if isinstance(value, (float, np.floating)) else str(value)
 
 
-def _decimal(number, digits, sign="") -> str:
+def _decimal(number, digits, sign=""):
     return f"{round(number, digits) + 0.0:{sign}.{max(digits, 0)}f}"  # + 0.0: no -0.00
 
 
@@ -234,7 +230,7 @@ def comparison_table(results, pairs, metric, reference, caption: str, key: bool 
     table(pd.DataFrame(columns, names, dtype=object), caption, key=key)
 
 
-def _beside(title: str, keys: list[str], results, reference) -> dict[str, list]:
+def _beside(title, keys, results, reference):
     """Columns of this run's results and of the reference's; one that knows nothing is left out."""
     columns = {}
     for name, source in {title: results, f"{title}, {REFERENCE}": reference or {}}.items():
@@ -309,7 +305,7 @@ def player(audio, caption: str, S=None, beats=None, true_beats=None, seconds: fl
     display(content, metadata={"caption": caption}, raw=True)
 
 
-def _time_of(fig) -> str:
+def _time_of(fig):
     """Where time lies on a figure: left, width, top, height (shares of it), begin, end (s)."""
     begin, end = fig.axes[0].get_xlim()
     boxes = [ax.get_position() for ax in fig.axes if ax.get_xlim() == (begin, end)]
@@ -362,7 +358,7 @@ def plot_spectrogram(
     return ax
 
 
-def _beat_edges(beats, columns) -> np.ndarray:
+def _beat_edges(beats, columns):
     """Frames where the columns of a beat-synced array begin and end (columns + 1,)."""
     edges = np.unique([0, *beats])
     if len(edges) == columns:
@@ -372,7 +368,7 @@ def _beat_edges(beats, columns) -> np.ndarray:
     return edges
 
 
-def _mark_beats(ax, beats, true_beats) -> None:
+def _mark_beats(ax, beats, true_beats):
     """Tracked beats as white lines, true ones below them in blue."""
     lines = [("tracked beats", beats, "white"), ("true beats", true_beats, COLOURS[5])]
     lines = [line for line in lines if line[1] is not None]

@@ -129,14 +129,14 @@ def score(style: dict, start: float) -> dict:
     }
 
 
-def _chord_name(chord: list[int]) -> str:
+def _chord_name(chord):
     root = chord[0]
     intervals = sorted({(pitch - root) % 12 for pitch in chord})
     quality = BAND["qualities"][" ".join(map(str, intervals))]
     return f"{BAND['pitches'][root % 12]}:{quality}"
 
 
-def _chord(style: dict, bar: int) -> list[int]:
+def _chord(style, bar):
     """MIDI pitches, root first, near C3: thirds stacked on a degree of the scale."""
     degree = style["progression"][bar % BARS]
     size = BAND["chords"][style["chords"]]["notes"]
@@ -146,7 +146,7 @@ def _chord(style: dict, bar: int) -> list[int]:
     return [48 + _above_c(style, degree + 2 * i) for i in range(size)]
 
 
-def _above_c(style: dict, degree: int) -> int:
+def _above_c(style, degree):
     """Semitones of a degree of the scale; degree 7 is the octave of the key note."""
     scale = "major" if style["major"] else "minor"
     if style["chords"] == "blues":
@@ -179,17 +179,17 @@ def render(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
     return 0.9 * mix / np.abs(mix).max()
 
 
-def _times(seconds: float) -> np.ndarray:
+def _times(seconds):
     return np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
 
 
-def _unit(track: np.ndarray) -> np.ndarray:
+def _unit(track):
     """A track at root mean square 1; silence stays."""
     rms = np.sqrt(np.mean(track**2))
     return track / (rms or 1)
 
 
-def _filter(track: np.ndarray, hertz, kind: str) -> np.ndarray:
+def _filter(track, hertz, kind):
     sections = butter(2, hertz, kind, fs=SAMPLE_RATE, output="sos")
     return sosfilt(sections, track)
 
@@ -428,7 +428,7 @@ def make_sample(root: str | Path, jobs: int = -1) -> None:
             os.replace(partial, root)
 
 
-def _build(root: Path, jobs: int) -> None:
+def _build(root, jobs):
     clips = plan_clips()
     todo = [(root, *row) for row in clips.itertuples(index=False)]
     rows = list(in_processes(make_clip, todo, jobs))
@@ -506,7 +506,7 @@ def in_processes(work, todo: list[tuple], jobs: int = -1):
     yield from tqdm(results, total=len(todo), unit="clip", mininterval=pause)
 
 
-def _one_thread(work, arguments: tuple):
+def _one_thread(work, arguments):
     # More threads would change the last bits of a result, and gain nothing beside other processes.
     with threadpool_limits(1):
         return work(*arguments)

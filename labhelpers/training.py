@@ -210,7 +210,7 @@ def overfit_batch(model: Model, clips: Clips, *, steps=100, lr=3e-3, device="aut
     return losses
 
 
-def _draw(clips: Clips, n: int) -> np.ndarray:
+def _draw(clips, n):
     return np.random.default_rng(0).permutation(len(clips))[:n]
 
 

@@ -100,7 +100,7 @@ def test_subsets_and_selections_keep_ids_labels_and_arrays_together(genre):
     for i in (0, 5):
         torch.testing.assert_close(back[i][0], genre[i][0])
     assert genre.subset(genre.y == 1).y.unique().tolist() == [1]
-    with pytest.raises(CorpusError, match="clip nobody"):
+    with pytest.raises(KeyError, match="nobody"):
         genre.select(["nobody"])
 
 
