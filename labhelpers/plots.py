@@ -30,7 +30,8 @@ from PIL import Image
 from .audio import FRAME_RATE, N_CHROMA, SAMPLE_RATE, load_audio
 
 DB_MAP, SHARE_MAP = "magma", "viridis"
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
+STYLE = mpl.rc_params_from_file(Path(__file__).with_name("series.mplstyle"), False, False)
+COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
 GREY = "0.6"
 REFERENCE = "Emotify"  # the corpus whose results stand beside this run's
 SHARPNESS = 1.8  # pixels drawn for each pixel of the page: sharp on screens and in print
@@ -43,18 +44,9 @@ FREQUENCIES = (512, 1024, 2048, 4096, 8192)  # Hz, marked on the mel axis
 def use_style() -> None:
     """Set the series' look, whatever a user's matplotlibrc says. Notebook: all."""
     mpl.rcdefaults()
+    plt.rcParams.update(STYLE)
     installed = set(font_manager.get_font_names())
-    style = {
-        "figure.constrained_layout.use": True,
-        "font.family": [font for font in FONTS if font in installed],
-        "axes.titlesize": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.prop_cycle": plt.cycler(color=COLOURS),
-        "legend.frameon": False,
-        "image.cmap": SHARE_MAP,
-    }
-    plt.rcParams.update(style)
+    plt.rcParams["font.family"] = [font for font in FONTS if font in installed]
     # librosa imports tqdm, which asks for ipywidgets in red. Nothing here draws tqdm's bars.
     warnings.filterwarnings("ignore", message="IProgress not found")
 
