@@ -36,11 +36,10 @@ class AudioError(ValueError):
     """A clip cannot be used; the message names it, what is wrong and what to do. Notebook: 01."""
 
 
-def extract(source, sr: int | None = None, beats: bool = True, seconds: float | None = None):
+def extract(source, *, beats: bool = True, seconds: float | None = None):
     """Fused spectrogram of a clip, as the lab's extractor makes it. Notebooks: 01, 02, 03.
 
-    source : path of an audio file, or samples (n,) or (channels, n): float in -1..1, or integer PCM
-    sr : rate of given samples in Hz (22,050 if None); a file knows its own
+    source : path of an audio file, or samples (n,) or (channels, n) at 22,050 Hz, in -1..1
     beats : also compute the beat-synced array (most of the time goes there)
     seconds : of a longer file, the middle that is used; None = all of it
     Returns (140, T) float32, rows 0-127 mel in dB (-80..0) and 128-139 chroma (0..1), and the same
@@ -50,12 +49,10 @@ def extract(source, sr: int | None = None, beats: bool = True, seconds: float | 
         name, y = printable(source), load_audio(source, seconds)
     else:
         name = "the samples"
-        y = _to_mono(np.asarray(source), sr or SAMPLE_RATE, name)
+        y = _to_mono(source, SAMPLE_RATE, name)
     if len(y) < N_FFT:
-        raise AudioError(
-            f"{name}: {len(y)} samples at 22050 Hz are less than one frame of {N_FFT}; "
-            "give a longer clip"
-        )
+        few = f"{len(y)} samples at 22050 Hz are less than one frame of {N_FFT}"
+        raise AudioError(f"{name}: {few}; give a longer clip")
     # One transform serves the mel rows and the tuning; librosa would compute it for each.
     magnitude = np.abs(librosa.stft(y, n_fft=N_FFT, hop_length=HOP_LENGTH))
     power = librosa.feature.melspectrogram(S=magnitude**2, sr=SAMPLE_RATE, n_mels=N_MELS)
@@ -92,7 +89,7 @@ def percussive(y: np.ndarray) -> np.ndarray:
     return librosa.istft(magnitude * mask * phase, dtype=y.dtype, length=len(y))
 
 
-def _row_medians(S: np.ndarray) -> np.ndarray:
+def _row_medians(S):
     return np.array([median_filter(row, HPSS_WIDTH, mode="reflect") for row in S])
 
 
@@ -107,13 +104,8 @@ def beat_sync(S: np.ndarray, beats: np.ndarray) -> np.ndarray:
     return librosa.util.sync(S, edges, aggregate=np.median, pad=False)
 
 
-def _fuse(power: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+def _fuse(power, chroma):
     return np.vstack([librosa.power_to_db(power, ref=np.max), chroma]).astype(np.float32)
-
-
-def split_mel_chroma(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(140, T) fused -> (128, T) mel in dB, (12, T) chroma; views. Notebooks: 01, 03."""
-    return S[:N_MELS], S[N_MELS:]
 
 
 def resynthesise(mel: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -147,21 +139,16 @@ def load_audio(path: str | Path, seconds: float | None = None) -> np.ndarray:
     films, too. Of a damaged file they take what is there. Raises AudioError. Notebook: 01.
     """
     name = printable(path)
-    if not Path(path).is_file():
-        raise AudioError(f"{name}: no such file; check the name")
-    if Path(path).stat().st_size == 0:
-        raise AudioError(f"{name}: empty file; copy it again")
-    samples = None
+    if not Path(path).is_file() or Path(path).stat().st_size == 0:
+        raise AudioError(f"{name}: no such file, or an empty file; copy it again")
     for read in (_by_soundfile, _by_pyav):
         try:
             with open(path, "rb") as stream:  # an open file has no name in an unknown encoding
                 samples, rate = read(stream, seconds)
             break
-        except ImportError:
-            raise AudioError(f"{name}: libsndfile cannot read it; `pip install av` can") from None
         except Exception as error:  # a damaged file can raise anything
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    if samples is None:
+    else:
         raise AudioError(f"{name}: not readable as audio ({reason}); convert it to wav or flac")
     if samples.size == 0:
         raise AudioError(f"{name}: no audio in it; copy it again")
@@ -173,7 +160,7 @@ def printable(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _middle(length: int, rate: int, seconds: float | None) -> tuple[int, int]:
+def _middle(length, rate, seconds):
     """First frame and number of frames to take of a file of `length` frames."""
     if seconds is None or length <= seconds * rate:
         return 0, length
@@ -181,7 +168,7 @@ def _middle(length: int, rate: int, seconds: float | None) -> tuple[int, int]:
     return (length - count) // 2, count
 
 
-def _by_soundfile(stream, seconds: float | None) -> tuple[np.ndarray, int]:
+def _by_soundfile(stream, seconds):
     """Samples (channels, n) float32 and their rate in Hz. Raises where the header is wrong."""
     with soundfile.SoundFile(stream) as file:
         rate = file.samplerate
@@ -204,7 +191,7 @@ def _open(stream):
     return av.open(stream, metadata_errors="ignore", options={"protocol_whitelist": ""})
 
 
-def _packet_seconds(stream) -> float:
+def _packet_seconds(stream):
     """Length of the audio, from its packets; nothing is decoded."""
     with _open(stream) as container:
         if not container.streams.audio:
@@ -214,7 +201,7 @@ def _packet_seconds(stream) -> float:
         return float(ticks * audio.time_base)
 
 
-def _by_pyav(stream, seconds: float | None) -> tuple[np.ndarray, int]:
+def _by_pyav(stream, seconds):
     """Samples (n,) float32 and their rate in Hz, up to where the audio is damaged."""
     import av
 
@@ -231,26 +218,21 @@ def _by_pyav(stream, seconds: float | None) -> tuple[np.ndarray, int]:
                 if position <= first:
                     skipped = position
                     continue
-                blocks += [block.to_ndarray().mean(axis=0) for block in to_float.resample(frame)]
+                for block in to_float.resample(frame):
+                    blocks.append(block.to_ndarray().mean(axis=0))
                 if first > 0 and position >= first + count:
                     break
     samples = np.concatenate(blocks)[first - skipped :]
     return samples[:count] if first > 0 else samples, rate
 
 
-def _to_mono(samples: np.ndarray, sr: int, name: str) -> np.ndarray:
-    if samples.dtype.kind in "iu":
-        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        # Unsigned PCM is centred on its middle.
-        samples = samples / half - (samples.dtype.kind == "u")
+def _to_mono(samples, sr, name):
     samples = np.array(samples, np.float32)  # a copy: librosa may not take read-only arrays
     if not np.isfinite(samples).all():
         raise AudioError(f"{name}: NaN or infinite samples; export the audio again")
-    if samples.size and np.abs(samples).max() > LOUDEST:
-        raise AudioError(
-            f"{name}: samples up to {np.abs(samples).max():.0e}, and audio is within -1 to 1; "
-            "export the audio again"
-        )
+    loudest = np.abs(samples).max(initial=0)
+    if loudest > LOUDEST:
+        raise AudioError(f"{name}: samples up to {loudest:.0e}, not 1; export the audio again")
     mono = librosa.to_mono(samples)
     y = librosa.resample(mono, orig_sr=sr, target_sr=SAMPLE_RATE)
     if y.size and min(mono.std(), y.std()) < SILENCE:

@@ -6,14 +6,14 @@ statistics of the rows, modulation (how fast each band moves), rhythm, tonality,
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import librosa
 import numpy as np
+import pandas as pd
 from scipy.stats import skew
-from sklearn.base import clone
 from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
@@ -24,19 +24,7 @@ from .clips import FEATURES, Clips
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 # Which of the 12 semitones from the root a chord or a scale holds; the triads come first.
-HARMONIES = (
-    "x...x..x....",  # major
-    "x..x...x....",  # minor
-    "x..x..x.....",  # diminished
-    "x...x...x...",  # augmented
-    "x....x.x....",  # suspended
-    "x...x..x..x.",  # dominant seventh
-    "x...x..x...x",  # major seventh
-    "x..x...x..x.",  # minor seventh
-    "x.x.xx.x.x.x",  # major scale
-    "x.xx.x.xx..x",  # harmonic minor scale
-    "x.x.x..x.x..",  # pentatonic scale
-)
+HARMONIES = json.loads(Path(__file__).with_name("harmonies.json").read_text())
 MODULATIONS = np.geomspace(0.3, 16, 11)  # Hz, edges: from a phrase to a drum roll
 CHORD_WINDOWS = (11, 43, 172)  # frames: 1/4, 1 and 4 s
 BOUND = 3.0  # standard deviations: an outlier must not make a clip unlike all others
@@ -64,17 +52,18 @@ def svm_baseline(train: Clips, test: Clips, features: str = "fused") -> np.ndarr
     """
     y = train.y.numpy()
     known, unseen = row_statistics(train, features), row_statistics(test, features)
+    scaler = StandardScaler().fit(known)
+    known, unseen = scaler.transform(known), scaler.transform(unseen)
     if train.task == "genre":
-        machine = make_pipeline(StandardScaler(), SVC(C=10))
-        return np.eye(len(train.classes))[machine.fit(known, y).predict(unseen)]
-    machine = make_pipeline(StandardScaler(), SVR(C=0.1))
-    return np.column_stack([machine.fit(known, axis).predict(unseen) for axis in y.T])
+        codes = SVC(C=10).fit(known, y).predict(unseen)
+        return np.eye(len(train.classes))[codes]
+    return np.column_stack([SVR(C=0.1).fit(known, axis).predict(unseen) for axis in y.T])
 
 
 def row_statistics(clips: Clips, features: str = "fused") -> np.ndarray:
     """(N, 3 F): mean, deviation and mean absolute change of each row. Notebook: 06."""
-    arrays = (clips[i][0].cpu().numpy() for i in range(len(clips)))
-    return np.array([moments(x[:, FEATURES[features]]) for x in arrays])
+    columns = FEATURES[features]
+    return np.array([moments(x[:, columns].numpy()) for x, _, _ in clips])
 
 
 class DescriptorMachine:
@@ -89,22 +78,24 @@ class DescriptorMachine:
     """
 
     def __init__(self, blocks: dict[str, np.ndarray], targets: np.ndarray, classes=()):
-        self.blocks, self.targets, self.classes = blocks, np.asarray(targets), list(classes)
-        values, C = self.targets, 1.5  # C and epsilon: by folds over Emotify's training clips
+        self.blocks, self.targets, self.classes = blocks, targets, list(classes)
+        values, C = targets, 1.5  # C and epsilon: by folds over Emotify's training clips
         if self.classes:
-            values, C = np.eye(len(self.classes))[self.targets], 3.0
+            values, C = np.eye(len(self.classes))[targets], 3.0
         self.scalers = {name: StandardScaler().fit(block) for name, block in blocks.items()}
         self.scaler = StandardScaler().fit(values)
-        kernel, columns = self.likeness(blocks), self.scaler.transform(values).T
-        machine = SVR(kernel="precomputed", C=C, epsilon=0.1)
-        self.machines = [clone(machine).fit(kernel, column) for column in columns]
+        kernel, self.machines = self.likeness(blocks), []
+        for column in self.scaler.transform(values).T:
+            machine = SVR(kernel="precomputed", C=C, epsilon=0.1)
+            self.machines.append(machine.fit(kernel, column))
 
     def likeness(self, blocks: dict[str, np.ndarray]) -> np.ndarray:
         """(M, N): how alike M clips are to the N that the machine learned from, 0 to 1."""
         kernels = []
         for name, scaler in self.scalers.items():
-            a, b = scaler.transform(blocks[name]), scaler.transform(self.blocks[name])
-            kernels.append(rbf_kernel(a.clip(-BOUND, BOUND), b.clip(-BOUND, BOUND)))
+            given = scaler.transform(blocks[name]).clip(-BOUND, BOUND)
+            known = scaler.transform(self.blocks[name]).clip(-BOUND, BOUND)
+            kernels.append(rbf_kernel(given, known))
         return np.mean(kernels, axis=0)
 
     def predict(self, blocks: dict[str, np.ndarray]) -> np.ndarray:
@@ -119,10 +110,8 @@ class DescriptorMachine:
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file."""
-        names = np.array(list(self.blocks))
-        known = {"targets": self.targets, "classes": np.array(self.classes, str), "names": names}
-        with open(path, "wb") as stream:
-            np.savez(stream, **known, **self.blocks)
+        names, classes = list(self.blocks), np.array(self.classes, str)
+        np.savez(path, targets=self.targets, classes=classes, names=names, **self.blocks)
 
     @classmethod
     def load(cls, path: Path) -> DescriptorMachine:
@@ -132,10 +121,8 @@ class DescriptorMachine:
                 blocks = {name: content[name] for name in content["names"].tolist()}
                 return cls(blocks, content["targets"], content["classes"].tolist())
         except Exception as error:  # numpy raises many kinds for a damaged file
-            raise ValueError(
-                f"{path}: not a descriptor machine ({type(error).__name__}); "
-                "run the notebook that its name begins with again"
-            ) from error
+            what = f"not a descriptor machine ({type(error).__name__})"
+            raise ValueError(f"{path}: {what}; run the notebook of its name again") from error
 
 
 # --- descriptors ----------------------------------------------------------------------------------
@@ -143,8 +130,8 @@ class DescriptorMachine:
 
 def descriptors(clips: Clips) -> dict[str, np.ndarray]:
     """Block name -> (N, d) of full-length clips, from all 140 rows. Notebooks: 06, 08."""
-    described = [describe_clip(clips[i][0].cpu().numpy()) for i in range(len(clips))]
-    return {name: np.array([clip[name] for clip in described]) for name in described[0]}
+    described = pd.DataFrame([describe_clip(x.numpy()) for x, _, _ in clips])
+    return {name: np.stack(described[name]) for name in described}
 
 
 def describe_clip(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -180,24 +167,26 @@ def modulation(mel: np.ndarray) -> np.ndarray:
 def rhythm(mel: np.ndarray) -> np.ndarray:
     """Pulse and shape of three onset envelopes: all rows, the lowest 20, the highest 38 (24,)."""
     rise = np.maximum(np.diff(mel, axis=0, prepend=mel[:1]), 0)
-    return np.concatenate([pulse(rise[:, rows].mean(1)) for rows in np.s_[:, :20, 90:]])
+    parts = [rise, rise[:, :20], rise[:, 90:]]
+    return np.concatenate([pulse(part.mean(1)) for part in parts])
 
 
 def pulse(envelope: np.ndarray) -> np.ndarray:
     """Clarity of the beat, tempo, and the shape of one onset envelope (T,): (8,)."""
-    centred = envelope - envelope.mean()
+    centred, deviation = envelope - envelope.mean(), envelope.std()
+    shortest, longest = int(0.25 * FRAME_RATE), int(2 * FRAME_RATE)
     correlation = librosa.autocorrelate(centred) / (centred @ centred + 1e-9)
-    lags = np.arange(int(0.25 * FRAME_RATE), min(int(2 * FRAME_RATE), len(centred)))
-    if len(lags) == 0:  # shorter than a beat
+    correlation = correlation[shortest:longest]
+    if len(correlation) == 0:  # shorter than a beat
         return np.zeros(8)
     # People tap near 120 beats per minute: a log-normal weight there chooses among the multiples.
-    tapping = np.exp(-0.5 * (np.log2(lags / FRAME_RATE / 0.5) / 0.9) ** 2)
-    period = lags[np.argmax(correlation[lags] * tapping)]
-    above = centred > envelope.std()
+    lags = shortest + np.arange(len(correlation))
+    octaves = np.log2(lags / FRAME_RATE / 0.5)
+    best = np.argmax(correlation * np.exp(-0.5 * (octaves / 0.9) ** 2))
+    above = centred > deviation
     onsets = np.mean(above[1:] & ~above[:-1])
-    beat = [correlation[period], 60 * FRAME_RATE / period]
-    beat += [correlation[lags].max(), correlation[lags].std()]
-    return np.array([*beat, envelope.mean(), envelope.std(), skew(envelope), onsets])
+    beat = [correlation[best], 60 * FRAME_RATE / lags[best], correlation.max(), correlation.std()]
+    return np.array([*beat, envelope.mean(), deviation, skew(envelope), onsets])
 
 
 def tonality(chroma: np.ndarray) -> np.ndarray:
@@ -205,16 +194,20 @@ def tonality(chroma: np.ndarray) -> np.ndarray:
     profile = chroma.mean(0)
     fits = np.array(key_fit(profile))  # major and minor, 12 tonics
     major, minor = fits.max(1)
+    tonic = fits.max(0).argmax()
+    from_tonic = np.roll(profile, -tonic) / (profile.sum() + 1e-6)
     shares = chroma / (chroma.sum(1, keepdims=True) + 1e-6)
     entropy = -(shares * np.log(shares + 1e-6)).sum(1)
-    from_tonic = np.roll(profile, -fits.max(0).argmax()) / (profile.sum() + 1e-6)
-    fit = [major, minor, major - minor]
-    clarity = [entropy.mean(), entropy.std(), chroma.mean(), chroma.std()]
-    clarity.append(np.sort(from_tonic)[-4:].sum())
-    lagged = [np.roll(chroma, -lag, axis=0)[:-lag] for lag in (4, 22, 43)]  # 1/10, 1/2 and 1 s
-    changes = [np.abs(later - chroma[: len(later)]).sum() / chroma.size for later in lagged]
-    intervals = [(shares * np.roll(shares, step, axis=1)).sum(1).mean() for step in range(1, 7)]
-    return np.array([*fit, *clarity, *changes, *intervals, *from_tonic])
+    numbers = [major, minor, major - minor]
+    numbers += [entropy.mean(), entropy.std(), chroma.mean(), chroma.std()]
+    numbers.append(np.sort(from_tonic)[-4:].sum())
+    for lag in (4, 22, 43):  # 1/10, 1/2 and 1 s
+        change = np.abs(chroma[lag:] - chroma[:-lag])
+        numbers.append(change.sum() / chroma.size)
+    for step in range(1, 7):
+        together = shares * np.roll(shares, step, axis=1)
+        numbers.append(together.sum(1).mean())
+    return np.array([*numbers, *from_tonic])
 
 
 def key_fit(profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,17 +217,16 @@ def key_fit(profile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if np.ptp(profile) == 0:
         return np.zeros(12), np.zeros(12)
-    keys = [np.roll(key, tonic) for key in (MAJOR, MINOR) for tonic in range(12)]
-    fits = np.corrcoef(keys, profile)[-1, :-1]
-    return fits[:12], fits[12:]
+    major, minor = ([np.roll(key, tonic) for tonic in range(12)] for key in (MAJOR, MINOR))
+    fits = np.corrcoef([*major, *minor], profile)[-1]
+    return fits[:12], fits[12:24]
 
 
 def chords(chroma: np.ndarray, frames: int) -> np.ndarray:
     """How well chords and scales fit windows of `frames`, and how chords change (17,)."""
     count = max(1, len(chroma) // frames)
-    windows = np.array([part.mean(0) for part in np.array_split(chroma[: count * frames], count)])
-    windows -= windows.mean(1, keepdims=True)
-    windows /= np.linalg.norm(windows, axis=1, keepdims=True) + 1e-6
+    parts = np.array_split(chroma[: count * frames], count)
+    windows = centred([part.mean(0) for part in parts], 1e-6)
     fits = np.einsum("wp,hkp->hwk", windows, templates())  # harmonies, windows, the 12 roots
     best = fits.max(2)  # harmonies, windows
     lean = best[0] - best[1]  # major against minor
@@ -246,11 +238,15 @@ def chords(chroma: np.ndarray, frames: int) -> np.ndarray:
     return np.array([*best.mean(1), best.max(0).mean(), *leaning, entropy, changed])
 
 
+def centred(rows, least: float = 0.0) -> np.ndarray:
+    """Each row without its mean, at length 1 or a little less."""
+    rows = rows - np.mean(rows, axis=1, keepdims=True)
+    return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + least)
+
+
 def templates() -> np.ndarray:
     """Each harmony on each root, centred, of unit length: (harmonies, 12 roots, 12 classes)."""
-    shapes = np.array([list(keys) for keys in HARMONIES]) == "x"
-    shapes = shapes - shapes.mean(1, keepdims=True)
-    shapes /= np.linalg.norm(shapes, axis=1, keepdims=True)
+    shapes = centred([[key == "x" for key in keys] for keys in HARMONIES.values()])
     return np.stack([np.roll(shapes, root, axis=1) for root in range(12)], axis=1)
 
 

@@ -69,17 +69,15 @@ class Clips(torch.utils.data.Dataset):
         self.task, self.beat, self.classes = task, beat, list(classes)
 
     @classmethod
-    def of(cls, arrays, ids, beat=False) -> Clips:
+    def of(cls, arrays, ids) -> Clips:
         """Arrays (140, T) that are in no corpus, as clips without labels."""
         table = pd.DataFrame({"id": ids, "group": ids}).reindex(columns=["id", "group", *AFFECT])
-        return cls(*padded(arrays, table), task="affect", beat=beat)
+        return cls(*padded(arrays, table), task="affect")
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, i: int):
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
         row = self.table.iloc[i]
         return self.array[row["position"], : row["length"]], self.y[i], int(row["length"])
 
@@ -94,6 +92,11 @@ class Clips(torch.utils.data.Dataset):
     def lengths(self) -> torch.Tensor:
         """Real frames of each clip (N,)."""
         return torch.tensor(self.table["length"].to_numpy(np.int64))
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """Where each clip lies in the array (N,)."""
+        return torch.tensor(self.table["position"].to_numpy(np.int64))
 
     @property
     def ids(self) -> list[str]:
@@ -112,28 +115,17 @@ class Clips(torch.utils.data.Dataset):
     def subset(self, positions) -> Clips:
         """The clips at those positions, or where a mask is true; they share the array."""
         part = copy.copy(self)
-        positions = np.asarray(positions)
-        if positions.dtype == bool:
-            positions = np.flatnonzero(positions)
-        part.table = self.table.iloc[positions].reset_index(drop=True)
+        part.table = self.table.iloc[np.arange(len(self))[positions]].reset_index(drop=True)
         return part
 
     def select(self, ids) -> Clips:
-        """The clips with those ids, in that order. Raises CorpusError for an id not there."""
-        positions = {clip: i for i, clip in enumerate(self.ids)}
-        absent = [clip for clip in ids if clip not in positions]
-        if absent:
-            raise CorpusError(f"clip {absent[0]} is not in this split; use ids of its own")
-        return self.subset([positions[clip] for clip in ids])
+        """The clips with those ids, in that order. Raises KeyError for an id not there."""
+        part = copy.copy(self)
+        part.table = self.table.set_index("id").loc[list(ids)].reset_index()
+        return part
 
     def to(self, device) -> Clips:
-        """A copy whose array lies on the device, if half of its free memory can hold it."""
-        device = torch.device(device)
-        if device.type == self.array.device.type:
-            return self
-        size = 4 * self.array.numel()
-        if device.type == "cuda" and size > 0.5 * torch.cuda.mem_get_info(device)[0]:
-            return self  # `batches` sends each batch by itself
+        """A copy whose array lies on the device."""
         moved = copy.copy(self)
         moved.array = self.array.to(device)
         return moved
@@ -153,27 +145,23 @@ def load_clips(corpus: Corpus, task: str, split: str = "train", beat: bool = Fal
         table = table.dropna(subset="class").reset_index(drop=True)
         training = table if split == "train" else corpus.labels("genre", "train", beat)
         classes = sorted({corpus.mapping[genre] for genre in training["genre"]} - {None})
-        unknown = set(table["class"]) - set(classes)
-        if unknown:
-            raise CorpusError(
-                f"{corpus.folder('genre', beat)}: no training clip of class {min(unknown)}, but "
-                "test clips of it; add some, or map it to null"
-            )
+        for name in set(table["class"]) - set(classes):
+            folder = corpus.folder("genre", beat)
+            fix = "add some, or map it to null"
+            raise CorpusError(f"{folder}: no training clip of class {name}, but test clips; {fix}")
         table["code"] = pd.Categorical(table["class"], classes).codes
     else:
         table = table.reindex(columns=["id", "path", "group", *AFFECT])
-    arrays, usable = [], []
-    for path in table["path"]:
+    arrays = {}
+    for i, path in enumerate(table["path"]):
         try:
-            arrays.append(load_array(path))
-            usable.append(True)
+            arrays[i] = load_array(path)
         except CorpusError as error:
             warnings.warn(f"{error}. The clip is left out", CorpusWarning, stacklevel=2)
-            usable.append(False)
     if not arrays:
         raise CorpusError(f"{corpus.folder(task, beat) / split}: no clip can be used")
-    table = table[usable].drop(columns="path").reset_index(drop=True)
-    return Clips(*padded(arrays, table), task=task, beat=beat, classes=classes)
+    table = table.drop(columns="path").loc[list(arrays)].reset_index(drop=True)
+    return Clips(*padded(list(arrays.values()), table), task=task, beat=beat, classes=classes)
 
 
 def padded(arrays, table: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:
@@ -196,15 +184,6 @@ def padded(arrays, table: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:
 # --- splits ---------------------------------------------------------------------------------------
 
 
-def union(a: Clips, b: Clips) -> Clips:
-    """The clips of both, which are parts of one split, in the split's order. Notebook: 07."""
-    if a.array is not b.array:
-        raise ValueError("these are parts of different splits; load their union from the corpus")
-    whole = copy.copy(a)
-    whole.table = pd.concat([a.table, b.table]).sort_values("position").reset_index(drop=True)
-    return whole
-
-
 def k_folds(clips: Clips, n_splits: int = 5, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of positions (train, held out); each clip is held out once. Notebook: 08.
 
@@ -213,24 +192,23 @@ def k_folds(clips: Clips, n_splits: int = 5, seed: int = 0) -> list[tuple[np.nda
     """
     strata, tracks = _strata(clips)
     if tracks.sum() < 2 * n_splits or tracks.max() < n_splits:
-        raise CorpusError(
-            f"{len(clips)} clips of {tracks.sum()} tracks are too few for {n_splits} parts; "
-            "add clips"
-        )
+        few = f"{len(clips)} clips of {tracks.sum()} tracks"
+        raise CorpusError(f"{few} are too few for {n_splits} parts; add clips")
     folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # a class of fewer clips than folds misses some of them
         warnings.filterwarnings("ignore", message=".*least populated class.*")
         return list(folds.split(np.zeros(len(clips)), strata, clips.groups))
 
 
-def _strata(clips: Clips) -> tuple[np.ndarray, pd.Series]:
+def _strata(clips):
     """What splits are balanced by (N,), and how many tracks each stratum has."""
     if clips.task == "genre":
         strata = clips.table["code"].to_numpy()
     else:
         mean = clips.table[list(AFFECT)].mean(axis=1)
         strata = np.searchsorted(np.quantile(mean, [0.25, 0.5, 0.75]), mean)
-    return strata, pd.Series(strata, clips.groups).groupby(level=0).first().value_counts()
+    of_tracks = pd.Series(strata, clips.groups).groupby(level=0).first()
+    return strata, of_tracks.value_counts()
 
 
 def train_val_split(clips: Clips, fraction: float = 0.2, seed: int = 0) -> tuple[Clips, Clips]:
@@ -255,7 +233,8 @@ def batches(
         window in its middle
     generator : of the random numbers (None: torch's own); device : where the batches should lie
     """
-    device = device or clips.array.device
+    own = clips.array.device
+    device = device or own
     lengths, order = clips.lengths, torch.arange(len(clips))
     if shuffle:
         order = torch.randperm(len(clips), generator=generator)
@@ -264,15 +243,12 @@ def batches(
         starts = random_starts(lengths, reads.window, generator)
     elif reads.window:
         starts = even_starts(lengths, reads.window, 3)[1]
-    if reads.window:
-        lengths = lengths.clamp(max=reads.window)
+    lengths = lengths.clamp(max=reads.window or clips.array.shape[1])
     widths = [reads.window or int(lengths[chunk].max()) for chunk in order.split(batch_size)]
     # The small numbers of an epoch are sent to the device at once, not batch by batch.
-    positions = torch.tensor(clips.table["position"].to_numpy(np.int64))
-    small = [positions[order].to(clips.array.device), starts[order].to(clips.array.device)]
-    small += [lengths[order].to(device), clips.y[order].to(device)]
-    chunks = zip(widths, *(numbers.split(batch_size) for numbers in small))
-    for width, where, begin, real, y in chunks:
+    small = [(clips.positions, own), (starts, own), (lengths, device), (clips.y, device)]
+    chunks = [numbers[order].to(place).split(batch_size) for numbers, place in small]
+    for width, where, begin, real, y in zip(widths, *chunks):
         x = cut(clips, where, begin, width, reads.columns)
         yield x.to(device, non_blocking=True), real, y
 
@@ -295,16 +271,14 @@ def cut(clips: Clips, positions, starts, frames: int, columns: slice) -> torch.T
 
     Behind the end of a clip, and of the array, is silence.
     """
-    array = clips.array
+    array, last = clips.array, clips.array.shape[1] - 1
     when = starts[:, None] + torch.arange(frames, device=array.device)
-    if array.device.type == "cuda":
-        x = array[positions[:, None], when.clamp(max=array.shape[1] - 1)][..., columns]
-    else:
+    if array.device.type == "cuda" or when.max() > last:
+        x = array[positions[:, None], when.clamp(max=last)][..., columns]
+    else:  # on a CPU whole windows are copied faster than single frames
         pairs = zip(positions.tolist(), starts.tolist())
-        windows = [array[i, start : start + frames, columns] for i, start in pairs]
-        x = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True)
-        x = torch.nn.functional.pad(x, (0, 0, 0, frames - x.shape[1]))
-    outside = (when >= array.shape[1])[..., None]  # a window may be longer than the array
+        x = torch.stack([array[i, start : start + frames, columns] for i, start in pairs])
     silence = torch.zeros(N_FEATURES, device=array.device)
     silence[:N_MELS] = SILENCE_DB
+    outside = (when > last)[..., None]  # a window may be longer than the array
     return torch.where(outside, silence[columns], x)

@@ -7,6 +7,7 @@ data/README.md describes the layout.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
@@ -18,6 +19,7 @@ import unicodedata
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,31 +35,11 @@ FOLDERS = {
     ("affect", True): "multitask_dataset_beat",
 }
 MARKER = "fma_genre_spectrograms/train_labels.txt"
+ANSWERS = "kept_aside/multitask_test_labels.txt"
 PROJECT = Path(__file__).resolve().parents[1]
 
 # The lab's merging of the 20 FMA genres into 10 classes; None drops the genre.
-CLASS_MAPPING: dict[str, str | None] = {
-    "Rock": "Rock",
-    "Psych-Rock": "Rock",
-    "Post-Rock": "Rock",
-    "Indie-Rock": None,
-    "Folk": "Folk",
-    "Psych-Folk": "Folk",
-    "Metal": "Metal",
-    "Punk": "Metal",
-    "Post-Punk": None,
-    "Electronic": "Electronic",
-    "Chiptune": "Electronic",
-    "Trip-Hop": "Trip-Hop",
-    "Hip-Hop": "Hip-Hop",
-    "Pop": "Pop",
-    "Classical": "Classical",
-    "Blues": "Blues",
-    "Jazz": "Jazz",
-    "Soundtrack": None,
-    "International": None,
-    "Old-Time": None,
-}
+CLASS_MAPPING = json.loads(Path(__file__).with_name("class_mapping.json").read_text())
 
 
 class CorpusError(ValueError):
@@ -80,8 +62,7 @@ class Corpus:
     @property
     def name(self) -> str:
         """Short name from the folder: `emotify`, `sample`, or the slug of a Kaggle data set."""
-        names = [part for part in self.root.parts if part not in ("data", "input", os.sep)]
-        return names[-1] if names else "corpus"
+        return [part for part in self.root.parts if part not in ("data", "input")][-1]
 
     @property
     def is_sample(self) -> bool:
@@ -96,10 +77,9 @@ class Corpus:
         try:
             mapping = json.loads(path.read_text(encoding="utf-8-sig"))
             assert all(isinstance(name, str | None) for name in mapping.values())
-        except (ValueError, AssertionError, AttributeError, RecursionError):
-            raise CorpusError(
-                f'{path}: not JSON of the form {{"genre": "class"}}; a class is text, or null'
-            ) from None
+        except Exception:
+            form = '{"genre": "class"}; a class is text, or null'
+            raise CorpusError(f"{path}: not JSON of the form {form}") from None
         return mapping
 
     def folder(self, task: str, beat: bool = False) -> Path:
@@ -124,52 +104,29 @@ class Corpus:
             table = pd.DataFrame({"id": sorted(paths, key=natural_order)})
         else:
             table = read_labels(file, ["genre"] if task == "genre" else AFFECT)
-        if task == "genre":
-            self._check_genres(file, table["genre"])
+        for genre in table.get("genre", ()):
+            if genre not in self.mapping:
+                own = self.root / "class_mapping.json"
+                what = f"genre {genre!r} is not in the class mapping"
+                raise CorpusError(f"{file}: {what}; correct the line, or add the genre to {own}")
         table.insert(1, "path", table["id"].map(paths))
         absent = table.loc[table["path"].isna(), "id"].tolist()
         if absent:
-            warnings.warn(
-                f"{file}: {len(absent)} of {len(table)} listed clips are not in {folder / split} "
-                f"and are left out (the first: {absent[0]}); restore the files, or unlist them",
-                CorpusWarning,
-                stacklevel=2,
-            )
+            what = f"{len(absent)} of {len(table)} listed clips are not in {folder / split}"
+            fix = f"the first is {absent[0]}. They are left out; restore the files, or unlist them"
+            warnings.warn(f"{file}: {what}, {fix}", CorpusWarning, stacklevel=2)
         table = table.dropna(subset="path").reset_index(drop=True)
         if table.empty:
             raise CorpusError(f"{folder / split}: no clips; unpack the data set completely")
-        table.insert(2, "group", self._groups(folder, table["id"]))
+        # Clips of one track share a group; else each is its own.
+        groups = _pairs(folder / "groups.txt", "group")
+        table.insert(2, "group", [groups.get(clip) or clip for clip in table["id"]])
         return table
-
-    def _check_genres(self, file: Path, genres: pd.Series) -> None:
-        unknown = sorted(set(genres) - set(self.mapping))
-        if unknown:
-            raise CorpusError(
-                f"{file}: genre {unknown[0]!r} is not in the class mapping; correct the line, or "
-                f"add the genre to {self.root / 'class_mapping.json'}"
-            )
-
-    def _groups(self, folder: Path, ids: pd.Series) -> list[str]:
-        """The track of each clip: clips of one track share a group; else each is its own."""
-        file = folder / "groups.txt"
-        groups = {}
-        if file.is_file():
-            table = read_labels(file, ["group"])
-            groups = dict(zip(table["id"], table["group"]))
-        return [groups.get(clip) or clip for clip in ids]
 
     def audio(self, clip: str) -> Path | None:
         """The audio file of a clip, where `audio.tsv` names one that is there. Notebook: 01."""
-        path = self._audio.get(clip)
-        return path if path and path.is_file() else None
-
-    @cached_property
-    def _audio(self) -> dict[str, Path]:
-        listing = self.root / "audio.tsv"
-        if not listing.is_file():
-            return {}
-        table = read_labels(listing, ["path"])
-        return {clip: self.root / path for clip, path in zip(table["id"], table["path"])}
+        path = self.root / _pairs(self.root / "audio.tsv", "path").get(clip, "")
+        return path if path.is_file() else None
 
     def truth(self) -> pd.DataFrame | None:
         """What the generator of the sample knows of each clip (tempo, beats, key, chords …).
@@ -186,19 +143,20 @@ class Corpus:
 
         Notebook: 10.
         """
-        path = self.root / "kept_aside" / "multitask_test_labels.txt"
+        path = self.root / ANSWERS
         return read_labels(path, AFFECT) if path.is_file() else None
 
     def describe(self) -> pd.DataFrame:
         """A row for each folder and split: array files, label file or not, MB. Notebook: 00."""
         rows = []
-        for (task, beat), name in FOLDERS.items():
+        for name in FOLDERS.values():
             for split in ("train", "test"):
-                paths = array_paths(self.folder(task, beat) / split).values()
-                size = sum(path.stat().st_size for path in paths) / 1e6
-                labelled = (self.root / name / f"{split}_labels.txt").is_file()
-                rows.append((name, split, len(paths), "yes" if labelled else "no", size))
-        return pd.DataFrame(rows, columns=["folder", "split", "files", "labels", "MB"])
+                folder = self.root / name
+                sizes = [path.stat().st_size for path in array_paths(folder / split).values()]
+                labelled = (folder / f"{split}_labels.txt").is_file()
+                row = {"folder": name, "split": split, "files": len(sizes)}
+                rows.append(row | {"labels": "yes" if labelled else "no", "MB": sum(sizes) / 1e6})
+        return pd.DataFrame(rows)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -211,15 +169,14 @@ class Corpus:
         for path in sorted(self.root.glob("*/*.txt")) + sorted(self.root.glob("*.*")):
             if path.is_file():
                 digest.update(path.name.encode() + path.read_bytes())
-        for task, beat in FOLDERS:
-            for split in ("train", "test"):
-                for clip, path in sorted(array_paths(self.folder(task, beat) / split).items()):
-                    size = path.stat().st_size
-                    digest.update(f"{task} {beat} {split} {clip} {size}".encode())
-                    with open(path, "rb") as stream:
-                        for start in (0, size // 2, max(0, size - 1024)):
-                            stream.seek(start)
-                            digest.update(stream.read(1024))
+        for (task, beat), split in product(FOLDERS, ("train", "test")):
+            for clip, path in sorted(array_paths(self.folder(task, beat) / split).items()):
+                size = path.stat().st_size
+                digest.update(f"{task} {beat} {split} {clip} {size}".encode())
+                with open(path, "rb") as stream:
+                    for start in (0, size // 2, max(0, size - 1024)):
+                        stream.seek(start)
+                        digest.update(stream.read(1024))
         return digest.hexdigest()[:16]
 
 
@@ -228,11 +185,12 @@ class Corpus:
 
 def array_paths(folder: Path) -> dict[str, Path]:
     """Clip id -> array file. Names vary (`.full.fused`, `beatsync.fused`); the id comes first."""
-    if not folder.is_dir():
-        return {}
-    paths = sorted(folder.glob("*.npy*"), reverse=True)  # reversed: .npy wins over .npy.gz
-    names = re.compile(r"[^.].*\.npy(\.gz)?")  # no hidden and no half-written files
-    return {clip_id(p.name): p for p in paths if names.fullmatch(p.name) and p.is_file()}
+    paths = {}
+    for path in sorted(folder.glob("*.npy*"), reverse=True):  # reversed: .npy wins over .npy.gz
+        # No hidden and no half-written files.
+        if re.fullmatch(r"[^.].*\.npy(\.gz)?", path.name) and path.is_file():
+            paths[clip_id(path.name)] = path
+    return paths
 
 
 def clip_id(name: str) -> str:
@@ -245,6 +203,13 @@ def natural_order(text: str) -> list:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
+def _pairs(file, column):
+    """Clip id -> value, of a file of two columns; empty where there is none."""
+    if not file.is_file():
+        return {}
+    return read_labels(file, [column]).set_index("id")[column].to_dict()
+
+
 def read_labels(file: Path, columns) -> pd.DataFrame:
     """Columns id and `columns` of a label file, by tab (text) or comma (affect). Notebook: 04.
 
@@ -254,39 +219,28 @@ def read_labels(file: Path, columns) -> pd.DataFrame:
     if not file.is_file():
         raise CorpusError(f"{file}: no such file; unpack the data set completely")
     numbers = tuple(columns) == AFFECT
+    form = {"sep": "," if numbers else "\t", "quoting": csv.QUOTE_NONE, "index_col": False}
+    form |= {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
     try:
-        table = pd.read_csv(
-            file,
-            sep="," if numbers else "\t",
-            dtype=str,
-            encoding="utf-8-sig",
-            keep_default_na=False,
-            quoting=3,
-            index_col=False,
-        )
+        table = pd.read_csv(file, **form)
     except (ValueError, OSError) as error:  # pandas' own errors, and those of the encoding
         reason = str(error).strip().splitlines()[-1]
         raise CorpusError(f"{file}: not a table in UTF-8 ({reason}); save it again") from None
+    needed = f"{1 + len(columns)}, separated by {'commas' if numbers else 'tabs'}"
     if len(table.columns) != 1 + len(columns):
-        kind = "commas" if numbers else "tabs"
-        raise CorpusError(
-            f"{file}: {len(table.columns)} columns in the header, {1 + len(columns)} are needed, "
-            f"separated by {kind}"
-        )
+        raise CorpusError(f"{file}: {len(table.columns)} columns in the header; give it {needed}")
     table.columns = ["id", *columns]
     table["id"] = table["id"].map(clip_id)
     for name in columns:
         table[name] = table[name].str.strip()
-    bad = table.index[table["id"].duplicated() | (table["id"] == "")]
-    if len(bad):
-        clip = table["id"][bad[0]]
+    for clip in table["id"][table["id"].duplicated() | (table["id"] == "")]:
         raise CorpusError(f"{file}: clip {clip!r} is listed twice or has no name; correct the line")
     if numbers:
         values = table[list(columns)].apply(pd.to_numeric, errors="coerce")
-        wrong = table.index[~values.apply(lambda column: column.between(0, 1)).all(axis=1)]
-        if len(wrong):
-            line = ", ".join(table.loc[wrong[0]])
-            raise CorpusError(f"{file}: {line[:80]!r}: affect values are numbers from 0 to 1")
+        right = ((values >= 0) & (values <= 1)).all(axis=1)
+        for row in table[~right].itertuples(index=False):
+            line = ", ".join(row)[:80]
+            raise CorpusError(f"{file}: {line!r}: affect values are numbers from 0 to 1")
         table[list(columns)] = values
     return table
 
@@ -335,20 +289,17 @@ def find_corpus(data: str | Path | None = None) -> Corpus:
     The sample is built on first use, in a process of its own. Raises CorpusError where the named
     folder holds no corpus, or none is attached on Kaggle.
     """
-    named = data or os.environ.get("LABHELPERS_DATA")
+    named = str(data or os.environ.get("LABHELPERS_DATA", ""))
     sample = work_folder() / "data" / "sample"
-    if named and str(named) != "sample":
-        root = locate(Path(str(named)).expanduser())
+    if named not in ("", "sample"):
+        root = locate(Path(named).expanduser())
         if root is None:
             raise CorpusError(f"{named}: no {MARKER} in it or below; name the folder of the data")
     elif not named and kaggle_input().is_dir():
         root = locate(kaggle_input())
         if root is None:
-            raise CorpusError(
-                f"no {MARKER} in {kaggle_input()}. Add Input > geoparslp/"
-                "patreco3-multitask-affective-music, then run all cells again (an input that stays "
-                'empty: remove it and add it again). DATA = "sample" runs on synthesised music'
-            )
+            fix = "Add Input > geoparslp/patreco3-multitask-affective-music, then run all cells"
+            raise CorpusError(f'no {MARKER} in {kaggle_input()}. {fix}, or take DATA = "sample"')
     else:
         root = None if named else locate(work_folder() / "data", skip="sample")
         root = root or locate(sample) or build_sample(sample)
@@ -371,18 +322,14 @@ def locate(top: Path, skip: str = "") -> Path | None:
 
     skip : the name of folders to pass by
     """
-    level, visited = [top], set()
+    passed_by = ("train", "test", skip)
+    level = [top]
     for _ in range(6):  # Kaggle's deepest mount: datasets/<owner>/<slug>/data/data
-        children = []
+        below = []
         for folder in level:
             if (folder / MARKER).is_file():
                 return folder
-            if folder.is_dir() and folder.resolve() not in visited:
-                visited.add(folder.resolve())
-                children += sorted(path for path in folder.iterdir() if _may_hold(path, skip))
-        level = children
+            if folder.is_dir():
+                below += sorted(folder.iterdir())
+        level = [path for path in below if path.name not in passed_by and path.name[0] != "."]
     return None
-
-
-def _may_hold(path: Path, skip: str) -> bool:
-    return path.name not in ("train", "test", skip) and path.name[0] != "." and path.is_dir()

@@ -66,9 +66,8 @@ def class_report(y, pred, classes: list[str]) -> pd.DataFrame:
     names = ["precision", "recall", "F1", "clips"]
     report = pd.DataFrame(np.transpose(scores), index=classes, columns=names)
     for average, labels in {"macro": np.unique(y), "micro": codes}.items():
-        row = precision_recall_fscore_support(
-            y, pred, labels=labels, average=average, zero_division=0
-        )
+        options = {"labels": labels, "average": average, "zero_division": 0}
+        row = precision_recall_fscore_support(y, pred, **options)
         report.loc[f"{average} average"] = [*row[:3], len(y)]
     return report.astype({"clips": int})
 
@@ -159,7 +158,7 @@ def compare(y, a, b, metric, *, groups=None, comparisons=1, draws=2 * DRAWS, see
     return Difference(value, low, high, ahead, len(a), len(y), comparisons)
 
 
-def _draw(metric, y, runs, clips, rng) -> float:
+def _draw(metric, y, runs, clips, rng):
     """The metric on resampled clips, mean over resampled seeds."""
     values = over_seeds(metric, y[clips], [run[clips] for run in runs])
     return float(values[rng.integers(0, len(values), len(values))].mean())
@@ -206,9 +205,7 @@ def spearman(y, runs, *, groups=None) -> dict[str, Estimate]:
         if y.shape != run.shape or y.ndim != 2 or y.shape[1] != len(AFFECT):
             raise ValueError(f"labels {y.shape} and predictions {run.shape}; both are (N, 3)")
     if np.isnan(y).any():
-        raise ValueError(
-            "the labels of these clips are withheld: judge on labelled clips, in folds"
-        )
+        raise ValueError("labels of these clips are withheld: judge on labelled ones, in folds")
     result = {}
     for i, axis in enumerate(AFFECT):
         result[axis] = bootstrap(rho, y[:, i], [run[:, i] for run in runs], groups=groups)

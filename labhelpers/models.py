@@ -1,14 +1,13 @@
 """The networks: an LSTM and a CNN backbone, a classifier of genre and a regressor of affect.
 
-Shapes: B clips, T frames, F rows of the spectrogram, H hidden units, C channels. Every model takes
-x (B, T, F), in dB and padded, with the clips' lengths (B,), and normalises each row itself: mean
-and deviation of the training clips are buffers, and so travel in its checkpoint. So does what the
-model reads: the rows, full or beat-synced clips, and the windows.
+Shapes of tensors: B clips, T frames, F rows of the spectrogram, H hidden units, C channels. Every
+model takes x (B, T, F), in dB and padded, with the clips' lengths (B,), and normalises each row
+itself: mean and deviation of the training clips are buffers, and so travel in its checkpoint. So
+does what the model reads: the rows, full or beat-synced clips, and the windows.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,19 +15,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .audio import N_MELS
+from .audio import N_FEATURES, N_MELS
 from .clips import Clips, Reads, batches
 from .corpus import AFFECT
 
 LEAST_DEVIATION = {"mel": 1.0, "chroma": 0.01}  # dB, and chroma's own unit
+CHANNELS = (16, 32, 64, 128)  # of the CNN's blocks
+POOLS = ((2, 2), (2, 2), (2, 4), (2, 4))
 
 
-def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
+def frame_mask(lengths, frames: int):
     """(B, frames) True where a frame is real, not padding. Notebook: 05."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
-def average_frames(h: torch.Tensor, lengths: torch.Tensor, k: int):
+def average_frames(h, lengths, k: int):
     """Means of k consecutive real frames: (B, T, F) -> (B, ceil(T / k), F), and the lengths then.
 
     Notebooks: 05, 07.
@@ -68,13 +69,12 @@ class Backbone(nn.Module):
         mean = total / count
         deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         # A row that hardly moves in training must not blow up when it does in a test clip.
-        n_mels = N_MELS if len(mean) >= N_MELS else 0
-        deviation[:n_mels].clamp_(min=LEAST_DEVIATION["mel"])
-        deviation[n_mels:].clamp_(min=LEAST_DEVIATION["chroma"])
+        least = deviation.new_full((N_FEATURES,), LEAST_DEVIATION["chroma"])
+        least[:N_MELS] = LEAST_DEVIATION["mel"]
         self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
+        self.deviation.copy_(deviation.maximum(least[self.reads.columns]))
 
-    def normalise(self, x: torch.Tensor) -> torch.Tensor:
+    def normalise(self, x):
         return (x - self.mean) / self.deviation
 
 
@@ -91,24 +91,12 @@ class LSTM(Backbone):
     """
 
     def __init__(
-        self,
-        reads: Reads,
-        hidden=128,
-        bidirectional=False,
-        pooling="last",
-        dropout=0.0,
-        frames_per_step=1,
+        self, reads, hidden=128, bidirectional=False, pooling="last", dropout=0.0, frames_per_step=1
     ):
         if pooling not in ("last", "mean+max"):
             raise ValueError(f"pooling {pooling!r}; known: last, mean+max")
-        super().__init__(
-            reads,
-            hidden=hidden,
-            bidirectional=bidirectional,
-            pooling=pooling,
-            dropout=dropout,
-            frames_per_step=frames_per_step,
-        )
+        options = {"pooling": pooling, "dropout": dropout, "frames_per_step": frames_per_step}
+        super().__init__(reads, hidden=hidden, bidirectional=bidirectional, **options)
         self.pooling, self.frames_per_step = pooling, frames_per_step
         directions = 1 + bidirectional
         # Two LSTMs, not torch's bidirectional one: that would begin in the padding, and packing
@@ -119,7 +107,7 @@ class LSTM(Backbone):
         self.out_features = hidden * directions * (2 if pooling == "mean+max" else 1)
 
     @torch.autocast("cpu", enabled=False)  # on most CPUs torch has no bf16 LSTM and fails
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(self, x, lengths):
         h = self.normalise(x)
         if self.frames_per_step > 1:
             h, lengths = average_frames(h, lengths, self.frames_per_step)
@@ -129,7 +117,7 @@ class LSTM(Backbone):
             states.append(reverse_frames(backward, lengths))
         return self.dropout(self.pool(states, lengths))
 
-    def pool(self, states: list[torch.Tensor], lengths: torch.Tensor) -> torch.Tensor:
+    def pool(self, states, lengths):
         """States (B, T, H) of each direction -> (B, H) a direction, or (B, 2 H)."""
         if self.pooling == "mean+max":
             h = torch.cat(states, dim=-1)
@@ -141,7 +129,7 @@ class LSTM(Backbone):
         return torch.cat([last, *(h[:, 0] for h in states[1:])], dim=1)
 
 
-def reverse_frames(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def reverse_frames(x, lengths):
     """Turn each sequence of x (B, T, F) around within its own length; padding stays at the end."""
     frames = torch.arange(x.shape[1], device=x.device)
     mirrored = lengths[:, None] - 1 - frames
@@ -177,22 +165,10 @@ class CNN(Backbone):
     frames_per_column : so many frames are averaged to one column of the image; dropout : at the end
     """
 
-    def __init__(
-        self,
-        reads: Reads,
-        channels=(16, 32, 64, 128),
-        pools=((2, 2), (2, 2), (2, 4), (2, 4)),
-        frames_per_column=4,
-        dropout=0.3,
-    ):
+    def __init__(self, reads, channels=CHANNELS, pools=POOLS, frames_per_column=4, dropout=0.3):
         channels, pools = list(channels), [list(pair) for pair in pools]
-        super().__init__(
-            reads,
-            channels=channels,
-            pools=pools,
-            frames_per_column=frames_per_column,
-            dropout=dropout,
-        )
+        options = {"frames_per_column": frames_per_column, "dropout": dropout}
+        super().__init__(reads, channels=channels, pools=pools, **options)
         if len(pools) != len(channels):
             raise ValueError(f"{len(channels)} blocks need as many pools, not {len(pools)}")
         self.frames_per_column, self.pools = frames_per_column, pools
@@ -209,7 +185,7 @@ class CNN(Backbone):
         self.out_features = 2 * channels[-1] * rows
         self.to(memory_format=torch.channels_last)
 
-    def image(self, x: torch.Tensor, lengths: torch.Tensor):
+    def image(self, x, lengths):
         """Normalised image (B, 1, T', F) and how many of its columns are real (B,)."""
         h, real = average_frames(self.normalise(x), lengths, self.frames_per_column)
         # A clip shorter than one column of the last map counts as that long: the rest is zero.
@@ -217,7 +193,7 @@ class CNN(Backbone):
         h = h.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         return h, real.clamp(min=self.time_factor)
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(self, x, lengths):
         h, real = self.image(x, lengths)
         for block, (time, _) in zip(self.blocks, self.pools):  # rows are never padded
             h = block(h)  # (B, C, T, F) -> (B, C', T / pool, F / pool)
@@ -257,7 +233,7 @@ class Model(nn.Module):
         self.backbone.start_from(clips)
         return self
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(self, x, lengths):
         h = self.backbone(x, lengths)
         # Outputs in half precision would fall together and lose their rank order.
         with torch.autocast(h.device.type, enabled=False):
@@ -265,10 +241,8 @@ class Model(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write config, normalisation and weights. Notebook: 09a."""
-        partial = Path(f"{path}.partial")
         content = {"config": self.config, "state": self.state_dict()}
-        torch.save({**content, "learned": sorted(self.learned)}, partial)
-        os.replace(partial, path)
+        torch.save({**content, "learned": sorted(self.learned)}, path)
 
 
 class Classifier(Model):
@@ -281,13 +255,13 @@ class Classifier(Model):
         self.classes = [str(name) for name in classes]
         super().__init__(backbone, len(self.classes), classes=self.classes)
 
-    def targets(self, y: torch.Tensor) -> torch.Tensor:
+    def targets(self, y):
         return y
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs, targets):
         return F.cross_entropy(outputs, targets)
 
-    def decode(self, outputs: torch.Tensor) -> torch.Tensor:
+    def decode(self, outputs):
         return outputs.softmax(-1)
 
 
@@ -314,19 +288,19 @@ class Regressor(Model):
         self.label_deviation.copy_(y.std(0).clamp(min=1e-3))
         return self
 
-    def targets(self, y: torch.Tensor) -> torch.Tensor:
+    def targets(self, y):
         """Its own axes (B, k) of affect values (B, 3)."""
         if y.ndim != 2 or y.shape[1] != len(AFFECT):
             raise ValueError(f"labels of shape {tuple(y.shape)}; affect values (B, 3) are needed")
         return y[:, [AFFECT.index(axis) for axis in self.axes]]
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs, targets):
         errors = self.decode(outputs) - targets  # (B, k): (B,) against (B, 1) would be (B, B)
         if self.scaled:
             errors = errors / self.label_deviation
         return errors.square().mean(0).sum()
 
-    def decode(self, outputs: torch.Tensor) -> torch.Tensor:
+    def decode(self, outputs):
         return self.label_mean + self.label_deviation * outputs
 
 
@@ -335,11 +309,10 @@ KINDS = {kind.__name__: kind for kind in (LSTM, CNN, Classifier, Regressor)}
 
 def build_model(config: dict) -> Model:
     """An untrained model of a `config` as checkpoints carry it. Notebook: 09a."""
-    arguments = {**config}
-    kind = KINDS[arguments.pop("kind")]
-    inner = {**arguments.pop("backbone")}
-    backbone = KINDS[inner.pop("kind")](Reads(**inner.pop("reads")), **inner)
-    return kind(backbone, **arguments)
+    options, inner = {**config}, {**config["backbone"]}
+    reads = Reads(**inner.pop("reads"))
+    options["backbone"] = KINDS[inner.pop("kind")](reads, **inner)
+    return KINDS[options.pop("kind")](**options)
 
 
 def load_model(path: Path, device="cpu") -> Model:
@@ -358,7 +331,5 @@ def load_model(path: Path, device="cpu") -> Model:
         assert all(value.isfinite().all() for value in model.state_dict().values())
     except Exception as error:  # torch raises half a dozen kinds for a file that is not its own
         kind = type(error).__name__
-        raise ValueError(
-            f"{path}: not a checkpoint of this package ({kind}); train it again"
-        ) from error
+        raise ValueError(f"{path}: not a checkpoint ({kind}); train it again") from error
     return model.to(device).eval()

@@ -24,12 +24,14 @@ from matplotlib import font_manager
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from .audio import FRAME_RATE, N_CHROMA, SAMPLE_RATE, load_audio
 
 DB_MAP, SHARE_MAP = "magma", "viridis"
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
+STYLE = mpl.rc_params_from_file(Path(__file__).with_name("series.mplstyle"), False, False)
+COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
 GREY = "0.6"
 REFERENCE = "Emotify"  # the corpus whose results stand beside this run's
 SHARPNESS = 1.8  # pixels drawn for each pixel of the page: sharp on screens and in print
@@ -42,18 +44,9 @@ FREQUENCIES = (512, 1024, 2048, 4096, 8192)  # Hz, marked on the mel axis
 def use_style() -> None:
     """Set the series' look, whatever a user's matplotlibrc says. Notebook: all."""
     mpl.rcdefaults()
+    plt.rcParams.update(STYLE)
     installed = set(font_manager.get_font_names())
-    style = {
-        "figure.constrained_layout.use": True,
-        "font.family": [font for font in FONTS if font in installed],
-        "axes.titlesize": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.prop_cycle": plt.cycler(color=COLOURS),
-        "legend.frameon": False,
-        "image.cmap": SHARE_MAP,
-    }
-    plt.rcParams.update(style)
+    plt.rcParams["font.family"] = [font for font in FONTS if font in installed]
     # librosa imports tqdm, which asks for ipywidgets in red. Nothing here draws tqdm's bars.
     warnings.filterwarnings("ignore", message="IProgress not found")
 
@@ -76,7 +69,7 @@ def show(fig, caption: str, digits: int | None = 3, key: bool = False) -> None:
     plt.close(fig)
 
 
-def _show_caption(text: str) -> None:
+def _show_caption(text):
     """The caption below a figure or table. Pages number them and leave this output out."""
     content = {"text/html": f"<p><em>{escaped(text)}</em></p>", "text/plain": text}
     display(content, metadata={"is_caption": True}, raw=True)
@@ -87,11 +80,12 @@ def escaped(text) -> str:
     return html.escape(str(text)).replace("$", "<span>$</span>")
 
 
-def _png(fig, **options) -> tuple[str, int]:
+def _png(fig, **options):
     """A figure as PNG of 256 colours in base64, and its width on the page in pixels."""
     _write_ticks(fig)
     for text in fig.findobj(Text):  # a name with $ is no formula; a tick of a logarithmic axis is
-        text.set_parse_math("$" not in text.get_text() or "\\mathdefault" in text.get_text())
+        words = text.get_text()
+        text.set_parse_math("$" not in words or "\\mathdefault" in words)
     stream, small = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # no font has that script
@@ -112,8 +106,9 @@ def drawn(fig, digits: int | None = 3) -> str:
     for part in [*fig.texts, *fig.legends, *fig.axes]:
         words = [text.get_text() for text in part.findobj(Text) if text.get_visible()]
         lines.append(" | ".join(word for word in words if any(map(str.isalpha, word))))
-        scale = part.get_label() == "<colorbar>"  # which says nothing of the data
-        for artist in [] if scale else part.get_children():
+        if part.get_label() == "<colorbar>":  # which says nothing of the data
+            continue
+        for artist in part.get_children():
             values = _numbers(artist)
             if np.size(values) and artist is not getattr(part, "patch", None):
                 shape = "x".join(map(str, np.shape(values)))
@@ -121,7 +116,7 @@ def drawn(fig, digits: int | None = 3) -> str:
     return "\n".join(lines)
 
 
-def _write_ticks(fig) -> None:
+def _write_ticks(fig):
     """Let the axes write their tick labels, which they else do when they are drawn."""
     for ax in fig.axes:
         ax.get_xticklabels()
@@ -144,36 +139,36 @@ def _numbers(artist):
     return np.ma.filled(values, np.nan)
 
 
-def _statistics(values, digits: int | None) -> str:
+def _statistics(values, digits):
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     if digits is None or values.size == 0:
         return ""
-    # The last is a weighted mean: it changes when numbers change places, too.
-    order = np.linspace(0.5, 1.5, values.size)
-    numbers = [values.min(), values.mean(), values.max(), (values * order).mean()]
+    numbers = {"min": values.min(), "mean": values.mean(), "max": values.max()}
+    # A weighted mean changes when numbers change places, too.
+    numbers["weighted"] = (values * np.linspace(0.5, 1.5, values.size)).mean()
     # Rounded against the largest of them: what is nearly 0 by cancellation would not round alike.
-    places = int(digits - 1 - np.floor(np.log10(max(map(abs, numbers)) or 1.0)))
-    words = [f"{round(number, places) + 0.0:.{max(places, 0)}f}" for number in numbers]
-    return ": min {}, mean {}, max {}, weighted {}".format(*words)
+    largest = np.abs(list(numbers.values())).max()
+    places = int(digits - 1 - np.floor(np.log10(largest or 1.0)))
+    words = [f"{name} {_decimal(number, places)}" for name, number in numbers.items()]
+    return ": " + ", ".join(words)
 
 
 def table(frame, caption: str, best=(), digits: int = 2, index: bool = True, key: bool = False):
     """Display a table with its caption. Notebook: all.
 
     frame : a DataFrame of text, numbers, `metrics.Estimate` or `metrics.Difference`
-    best : a column, or several, whose largest value is set bold; digits : decimals of its numbers
+    best : columns whose largest value is set bold; digits : decimals of numbers
     key : the table stands for its notebook in the short report
     """
     text = frame.astype(object).map(lambda value: _cell(value, digits))
-    rich = text.map(escaped)
-    for name in [best] if isinstance(best, str) else best:
+    rich = text.map(escaped).rename(escaped).rename(escaped, axis="columns")
+    for name in best:
+        column = frame.columns.get_loc(name)
         values = [getattr(value, "value", value) for value in frame[name]]
-        values, column = pd.to_numeric(values, errors="coerce"), frame.columns.get_loc(name)
-        for row in np.flatnonzero(values == np.nanmax([-np.inf, *values])):
+        values = pd.Series(pd.to_numeric(values, errors="coerce"))
+        for row in np.flatnonzero(values == values.max()):
             rich.iloc[row, column] = f"<strong>{rich.iloc[row, column]}</strong>"
-    rich.index = [escaped(label) for label in rich.index]
-    rich.columns = [escaped(label) for label in rich.columns]
     with pd.option_context("display.max_colwidth", None):
         page = rich.to_html(escape=False, index=index, border=0)
         content = {"text/html": page, "text/plain": text.to_string(index=index)}
@@ -181,18 +176,18 @@ def table(frame, caption: str, best=(), digits: int = 2, index: bool = True, key
     _show_caption(f"Table: {caption}")
 
 
-def _cell(value, digits: int) -> str:
-    if hasattr(value, "low"):  # a Difference has a sign
-        sign = "+" if hasattr(value, "seeds_ahead") else ""
+def _cell(value, digits):
+    if hasattr(value, "low"):
+        sign = "+" if hasattr(value, "seeds_ahead") else ""  # of a Difference
         numbers = [value.value, value.low, value.high]
         return "{} [{}, {}]".format(*(_decimal(number, digits, sign) for number in numbers))
-    if isinstance(value, (float, np.floating)):
-        return "–" if np.isnan(value) else _decimal(value, digits)
-    return "–" if value is None else str(value)
+    if pd.isna(value):
+        return "–"
+    return _decimal(value, digits) if isinstance(value, (float, np.floating)) else str(value)
 
 
-def _decimal(number: float, digits: int, sign: str = "") -> str:
-    return f"{round(number, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.00
+def _decimal(number, digits, sign=""):
+    return f"{round(number, digits) + 0.0:{sign}.{max(digits, 0)}f}"  # + 0.0: no -0.00
 
 
 def result_table(results, models, metrics, reference, caption: str, key: bool = False) -> None:
@@ -204,8 +199,9 @@ def result_table(results, models, metrics, reference, caption: str, key: bool = 
     """
     columns = {}
     for metric in metrics:
-        columns |= _beside(metric, [f"{model} {metric}" for model in models], results, reference)
-    best = list(columns) if len(models) > 1 else ()
+        keys = [f"{model} {metric}" for model in models]
+        columns |= _beside(metric, keys, results, reference)
+    best = columns if len(models) > 1 else ()
     table(pd.DataFrame(columns, list(models), dtype=object), caption, best, key=key)
 
 
@@ -219,18 +215,21 @@ def comparison_table(results, pairs, metric, reference, caption: str, key: bool 
     names = [f"{a} - {b}" for a, b in pairs]
     columns = _beside(metric, [f"{name} {metric}" for name in names], results, reference)
     for title, column in list(columns.items()):
-        words = [
-            value and f"{verdict(value)} ({value.seeds_ahead} of {value.seeds})" for value in column
-        ]
+        words = []
+        for value in column:
+            words.append(value and f"{verdict(value)} ({value.seeds_ahead} of {value.seeds})")
         columns[title.replace(metric, "verdict (seeds ahead)", 1)] = words
     table(pd.DataFrame(columns, names, dtype=object), caption, key=key)
 
 
-def _beside(title: str, keys: list[str], results, reference) -> dict[str, list]:
+def _beside(title, keys, results, reference):
     """Columns of this run's results and of the reference's; one that knows nothing is left out."""
-    sources = {title: results, f"{title}, {REFERENCE}": reference or {}}
-    columns = {name: [source.get(key) for key in keys] for name, source in sources.items()}
-    return {name: values for name, values in columns.items() if values.count(None) < len(values)}
+    columns = {}
+    for name, source in {title: results, f"{title}, {REFERENCE}": reference or {}}.items():
+        values = [source.get(key) for key in keys]
+        if any(value is not None for value in values):
+            columns[name] = values
+    return columns
 
 
 PLAYER = """<figure class="player" data-time="{time}"><figcaption>{caption}</figcaption>{picture}
@@ -274,41 +273,44 @@ def player(audio, caption: str, S=None, beats=None, true_beats=None, seconds: fl
         figure with seconds on its x axes; None: no picture
     Notebooks: 01 to 03, 07.
     """
-    samples = load_audio(audio) if isinstance(audio, (str, Path)) else np.asarray(audio)
+    samples = load_audio(audio) if isinstance(audio, (str, Path)) else audio
     samples = samples[: round(seconds * SAMPLE_RATE)]
-    stream = io.BytesIO()
     loudness = 0.8 / max(np.abs(samples).max(initial=0), 1e-9)
+    stream = io.BytesIO()
     soundfile.write(stream, loudness * samples, SAMPLE_RATE, format="MP3")
     sound = base64.b64encode(stream.getvalue()).decode()
-    words = {"caption": escaped(caption), "alt": html.escape(caption)}
-    page = PLAYER.format(time="", picture="", sound=sound, **words)
+    alt = html.escape(caption)
+    time = picture = script = ""
     if S is not None:
         if not hasattr(S, "savefig"):
-            S, ax = S[:, : round(seconds * FRAME_RATE)], plt.subplots(figsize=(8, 3))[1]
-            S = plot_spectrogram(S, ax, beats=beats, true_beats=true_beats, colorbar=False).figure
-        time, picture = _still(S, words["alt"])
-        page = PLAYER.format(time=time, picture=picture, sound=sound, **words) + SCRIPT
+            ax = plt.subplots(figsize=(8, 3))[1]
+            S = S[:, : round(seconds * FRAME_RATE)]
+            plot_spectrogram(S, ax, beats=beats, true_beats=true_beats, colorbar=False)
+            S = ax.figure
+        data, width = _png(S)
+        picture = PICTURE.format(width=width, alt=alt, data=data)
+        time, script = _time_of(S), SCRIPT
+        plt.close(S)
+    words = {"caption": escaped(caption), "alt": alt, "sound": sound}
+    page = PLAYER.format(time=time, picture=picture, **words) + script
     content = {"text/html": page, "text/plain": f"Sound: {caption}"}
     display(content, metadata={"caption": caption}, raw=True)
 
 
-def _still(fig, alt: str) -> tuple[str, str]:
-    """Where time lies on a picture (shares of it, then seconds), and the picture in HTML."""
-    data, width = _png(fig)
+def _time_of(fig):
+    """Where time lies on a figure: left, width, top, height (shares of it), begin, end (s)."""
     begin, end = fig.axes[0].get_xlim()
     boxes = [ax.get_position() for ax in fig.axes if ax.get_xlim() == (begin, end)]
-    top, bottom = max(box.y1 for box in boxes), min(box.y0 for box in boxes)
-    plt.close(fig)
-    place = [boxes[0].x0, boxes[0].width, 1 - top, top - bottom, begin, end]
-    time = " ".join(f"{number:.4f}" for number in place)
-    return time, PICTURE.format(width=width, alt=alt, data=data)
+    box = Bbox.union(boxes)
+    place = [box.x0, box.width, 1 - box.y1, box.height, begin, end]
+    return " ".join(f"{number:.4f}" for number in place)
 
 
 # --- drawing --------------------------------------------------------------------------------------
 
 
 def _axes(ax, size=(6, 3.5)):
-    return plt.subplots(figsize=size)[1] if ax is None else ax
+    return ax or plt.subplots(figsize=size)[1]
 
 
 def plot_spectrogram(
@@ -320,22 +322,26 @@ def plot_spectrogram(
     beat_synced : the columns are beats. With `beats`, each is drawn as wide as it lasts; else all
         alike. The last column lasts as long as most, or until a further number in `beats`.
     """
-    ax, S = _axes(ax), np.asarray(S)
-    edges, xlabel = (np.arange(S.shape[1] + 1) - 0.5) / FRAME_RATE, "time (s)"
+    ax = _axes(ax)
+    rows, columns = np.shape(S)
+    edges, xlabel = (np.arange(columns + 1) - 0.5) / FRAME_RATE, "time (s)"
     if beat_synced and beats is None:
-        edges, xlabel = np.arange(S.shape[1] + 1), "beat number"
+        edges, xlabel = np.arange(columns + 1), "beat number"
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     elif beat_synced:
-        edges, beats = _beat_edges(beats, S.shape[1]) / FRAME_RATE, None
-    if len(S) == N_CHROMA:
-        picture = ax.pcolormesh(edges, np.arange(13) - 0.5, S, cmap=SHARE_MAP, vmin=0, vmax=1)
+        edges, beats = _beat_edges(beats, columns) / FRAME_RATE, None
+    if rows == N_CHROMA:
+        heights = np.arange(13) - 0.5
+        picture = ax.pcolormesh(edges, heights, S, cmap=SHARE_MAP, vmin=0, vmax=1)
         ax.set_yticks(range(N_CHROMA), PITCHES, fontsize=8)
         ylabel, scale = "pitch class", {"format": "%.1f", "label": "strength"}
     else:
-        rows = _mel_edges(len(S))
-        picture = ax.pcolormesh(edges, rows, S, cmap=DB_MAP, vmin=-80, vmax=0)
+        # A row's filter peaks amid its two edges.
+        mel = (np.arange(rows + 1) + 0.5) * librosa.hz_to_mel(SAMPLE_RATE / 2) / (rows + 1)
+        heights = librosa.mel_to_hz(mel)
+        picture = ax.pcolormesh(edges, heights, S, cmap=DB_MAP, vmin=-80, vmax=0)
         ax.set_yscale("function", functions=(librosa.hz_to_mel, librosa.mel_to_hz))
-        ax.set(yticks=FREQUENCIES, ylim=(rows[0], rows[-1]))
+        ax.set(yticks=FREQUENCIES, ylim=(heights[0], heights[-1]))
         ylabel, scale = "frequency (Hz)", {"format": "%.0f dB", "label": "level"}
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(edges[0], edges[-1]))
     _mark_beats(ax, beats, true_beats)
@@ -344,13 +350,7 @@ def plot_spectrogram(
     return ax
 
 
-def _mel_edges(rows: int) -> np.ndarray:
-    """Frequencies in Hz between mel rows (rows + 1,); a row's filter peaks amid its two edges."""
-    top = librosa.hz_to_mel(SAMPLE_RATE / 2)
-    return librosa.mel_to_hz((np.arange(rows + 1) + 0.5) * top / (rows + 1))
-
-
-def _beat_edges(beats, columns: int) -> np.ndarray:
+def _beat_edges(beats, columns):
     """Frames where the columns of a beat-synced array begin and end (columns + 1,)."""
     edges = np.unique([0, *beats])
     if len(edges) == columns:
@@ -360,25 +360,27 @@ def _beat_edges(beats, columns: int) -> np.ndarray:
     return edges
 
 
-def _mark_beats(ax, beats, true_beats) -> None:
+def _mark_beats(ax, beats, true_beats):
     """Tracked beats as white lines, true ones below them in blue."""
     lines = [("tracked beats", beats, "white"), ("true beats", true_beats, COLOURS[5])]
     lines = [line for line in lines if line[1] is not None]
+    if not lines:
+        return
+    ends = np.linspace(1, 0, len(lines) + 1)
+    begin, end = ax.get_xlim()
     for i, (name, frames, colour) in enumerate(lines):
-        times = np.asarray(frames) / FRAME_RATE
-        times = times[(times >= ax.get_xlim()[0]) & (times <= ax.get_xlim()[1])]
-        bottom, height = 1 - (i + 1) / len(lines), 1 / len(lines)
+        times = np.divide(frames, FRAME_RATE)
+        times = times[(times >= begin) & (times <= end)]
         look = {"color": colour, "linewidth": 1.2, "transform": ax.get_xaxis_transform()}
-        ax.vlines(times, bottom, bottom + height, label=name, **look)
-    if lines:
-        look = {"frameon": True, "facecolor": "0.2", "labelcolor": "white", "fontsize": 8}
-        ax.legend(loc="upper right", **look)
+        ax.vlines(times, ends[i + 1], ends[i], label=name, **look)
+    look = {"frameon": True, "facecolor": "0.2", "labelcolor": "white", "fontsize": 8}
+    ax.legend(loc="upper right", **look)
 
 
 def plot_class_counts(counts: pd.Series, ax=None, *, title="", colours=COLOURS[0]):
     """Draw the number of clips of each class as bars, from top to bottom. Notebook: 04."""
     ax, places = _axes(ax), range(len(counts))
-    bars = ax.barh(places, counts.to_numpy(), color=colours)
+    bars = ax.barh(places, counts, color=colours)
     ax.bar_label(bars, padding=2, fontsize=8)
     ax.set_yticks(places, counts.index)
     ax.set(title=title, xlabel="clips")
@@ -394,17 +396,14 @@ def plot_histories(histories: dict, *, lines: dict | None = None, score: str = "
     score : name of the validation score, which gets a panel of its own; "" leaves it out
     Notebooks: 05, 07, 08, 09b.
     """
-    tables = {name: pd.DataFrame(rows).set_index("epoch") for name, rows in histories.items()}
-    panels = [*tables, "validation"] if score else list(tables)
-    columns, rows = min(2, len(panels)), -(-len(panels) // 2)
+    panels = len(histories) + bool(score)
+    columns, rows = min(2, panels), -(-panels // 2)
     fig = plt.figure(figsize=(4.2 * columns, 2.6 * rows + 0.4))
-    axes, first = {}, None
-    for i, name in enumerate(panels):
-        scale = first if name in tables else None  # the score has a scale of its own
-        axes[name] = fig.add_subplot(rows, columns, i + 1, sharey=scale)
-        first = first or axes[name]
-    for name, history in tables.items():
-        ax = axes[name]
+    first = None
+    for i, (name, history) in enumerate(histories.items(), start=1):
+        history = pd.DataFrame(history).set_index("epoch")
+        ax = fig.add_subplot(rows, columns, i, sharey=first)
+        first = first or ax
         ax.plot(history["train_loss"], color=COLOURS[0], label="training loss")
         if "val_loss" in history:
             watched = history["val_loss"].dropna()
@@ -412,12 +411,14 @@ def plot_histories(histories: dict, *, lines: dict | None = None, score: str = "
         for label, value in (lines or {}).items():
             ax.axhline(value, color=GREY, linestyle="--", linewidth=1, label=label)
         ax.set(title=name, xlabel="epoch", ylabel="loss")
-        if score:
-            axes["validation"].plot(history["val_score"].dropna(), marker=".", label=name)
     fig.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     if score:
-        axes["validation"].set(title="validation", xlabel="epoch", ylabel=score)
-        axes["validation"].legend(fontsize=8)
+        ax = fig.add_subplot(rows, columns, panels)
+        for name, history in histories.items():
+            history = pd.DataFrame(history).set_index("epoch")
+            ax.plot(history["val_score"].dropna(), marker=".", label=name)
+        ax.set(title="validation", xlabel="epoch", ylabel=score)
+        ax.legend(fontsize=8)
     for ax in fig.axes:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
@@ -429,13 +430,12 @@ def plot_confusion(confusion: np.ndarray, classes: list[str], ax=None, *, title=
     confusion : (n_classes, n_classes) counts, which are written in; zeros stay empty
     """
     ax, places = _axes(ax, (6, 5)), range(len(classes))
-    confusion = np.asarray(confusion)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     picture = ax.imshow(shares, cmap=SHARE_MAP, vmin=0, vmax=1)
+    look = {"ha": "center", "va": "center", "fontsize": 8}
     for row, column in np.argwhere(confusion):
         colour = "black" if shares[row, column] > 0.6 else "white"
-        look = {"ha": "center", "va": "center", "fontsize": 8, "color": colour}
-        ax.text(column, row, f"{confusion[row, column]:.0f}", **look)
+        ax.text(column, row, f"{confusion[row, column]:.0f}", color=colour, **look)
     ax.set_xticks(places, classes, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(places, classes)
     ax.set(title=title, xlabel="predicted class", ylabel="true class")
@@ -443,37 +443,31 @@ def plot_confusion(confusion: np.ndarray, classes: list[str], ax=None, *, title=
     return ax
 
 
-def plot_forest(
-    estimates: dict, ax=None, *, baselines=(), reference=None, line=None, title="", xlabel=""
-):
-    """Draw values with their intervals, the largest at the top. Notebooks: 06 to 10.
+def plot_forest(estimates: dict, ax=None, *, reference=None, title="", xlabel=""):
+    """Draw values with their intervals, the largest at the top. Notebook: 05.
 
-    estimates : label -> Estimate or Difference; baselines : labels that get a second colour
-    reference : label -> the same on the reference corpus, drawn below each; line : a value to mark
+    estimates : label -> Estimate or Difference
+    reference : label -> the same on the reference corpus, drawn below each
     """
-    ax, reference = _axes(ax, (6, 0.8 + 0.35 * len(estimates))), reference or {}
+    ax = _axes(ax, (6, 0.8 + 0.35 * len(estimates)))
     labels = sorted(estimates, key=lambda label: estimates[label].value)
     kinds = {}
-
-    def draw(place, estimate, kind, colour, marker):
-        ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-        look = {"color": colour, "fmt": marker, "markersize": 5}
-        kinds[kind] = ax.errorbar(estimate.value, place, xerr=ends, **look)
-
     for place, label in enumerate(labels):
-        if label in baselines:
-            draw(place, estimates[label], "baseline", COLOURS[1], "s")
-        else:
-            draw(place, estimates[label], "network", COLOURS[0], "o")
-        if label in reference:
-            draw(place - 0.25, reference[label], REFERENCE, GREY, "D")
+        look = {"color": COLOURS[0], "fmt": "o"}
+        kinds["network"] = _interval(ax, place, estimates[label], look)
+        if label in (reference or {}):
+            look = {"color": GREY, "fmt": "D"}
+            kinds[REFERENCE] = _interval(ax, place - 0.25, reference[label], look)
     if len(kinds) > 1:
         ax.legend(list(kinds.values()), list(kinds), fontsize=8)
-    if line is not None:
-        ax.axvline(line, color=GREY, linestyle="--", linewidth=1)
     ax.set_yticks(range(len(labels)), labels)
     ax.set(title=title, xlabel=xlabel, ylim=(-0.6, len(labels) - 0.4))
     return ax
+
+
+def _interval(ax, place, estimate, look):
+    ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+    return ax.errorbar(estimate.value, place, xerr=ends, markersize=5, **look)
 
 
 def plot_scatter(y, pred, ax=None, *, title="", axis="value"):
@@ -484,20 +478,3 @@ def plot_scatter(y, pred, ax=None, *, title="", axis="value"):
     ax.set(xlabel=f"true {axis}", ylabel=f"predicted {axis}", title=title)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return ax
-
-
-def plot_maps(maps, *, columns=8, titles=(), suptitle="", size=(1.3, 1.3), **look):
-    """Draw a grid of small images (n, H, W), row 0 at the bottom; returns the figure. Notebook: 07.
-
-    size : width and height of an image in inches; look : cmap, vmin, vmax; without these two each
-        image has a scale of its own
-    """
-    rows = -(-len(maps) // columns)
-    fig = plt.figure(figsize=(columns * size[0], rows * size[1] + 0.4))
-    for i, image in enumerate(maps):
-        ax = fig.add_subplot(rows, columns, i + 1)
-        ax.imshow(image, origin="lower", aspect="auto", **look)
-        ax.set_axis_off()
-        ax.set_title(titles[i] if i < len(titles) else "", fontsize=8)
-    fig.suptitle(suptitle, fontsize=11)
-    return fig

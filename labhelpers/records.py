@@ -11,8 +11,8 @@ import math
 import os
 import platform
 import re
-from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -45,18 +45,19 @@ class Run:
 
     def predictions(self, model: str, clips: str) -> tuple[list[str], list[np.ndarray]]:
         """(clip ids, an array (N, k) for each seed) of a model on a set of clips."""
+        known = []
         for entry in self.content["predictions"]:
-            if (entry["model"], entry["set"]) == (model, clips):
+            known.append((entry["model"], entry["set"]))
+            if known[-1] == (model, clips):
                 return entry["ids"], [np.array(run) for run in entry["runs"]]
-        known = [(entry["model"], entry["set"]) for entry in self.content["predictions"]]
         raise RunError(f"{self.notebook} has no predictions of {model} on {clips}; it has {known}")
 
     def model(self, name: str, device="cpu"):
         """A model of the run, loaded: it knows what it reads."""
-        if name not in self.content["models"]:
-            known = sorted(self.content["models"])
-            raise RunError(f"{self.notebook} has no model {name}; it has {known}")
-        path = self.folder / self.notebook / self.content["models"][name]
+        files = self.content["models"]
+        if name not in files:
+            raise RunError(f"{self.notebook} has no model {name}; it has {sorted(files)}")
+        path = self.folder / self.notebook / files[name]
         if path.suffix == ".npz":
             return DescriptorMachine.load(path)
         return load_model(path, device)
@@ -85,25 +86,11 @@ def out_folder(corpus: Corpus, out: str | Path | None = None) -> Path:
 
 def versions() -> dict[str, str]:
     """Python and the packages that results depend on, with their versions. Notebook: 00."""
-    known = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            known[package] = version(package)
-        except PackageNotFoundError:
-            known[package] = "not installed"
-    return known
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def save_run(
-    notebook: str,
-    corpus: Corpus,
-    out: Path,
-    *,
-    results: dict,
-    params: dict | None = None,
-    predictions: dict | None = None,
-    models: dict | None = None,
-    histories: dict | None = None,
+    notebook, corpus, out, *, results, params=None, predictions=None, models=None, histories=None
 ) -> Path:
     """Write the record of a notebook and its models; returns the record's path. Notebooks: all.
 
@@ -119,10 +106,6 @@ def save_run(
         files[name] += ".npz" if isinstance(model, DescriptorMachine) else ".pt"
         (folder / notebook).mkdir(parents=True, exist_ok=True)
         model.save(folder / notebook / files[name])
-    predicted = [
-        {"model": model, "set": clips, "ids": list(ids), "runs": list(runs)}
-        for (model, clips), (ids, runs) in (predictions or {}).items()
-    ]
     content = {
         "notebook": notebook,
         "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
@@ -131,8 +114,11 @@ def save_run(
         "results": {key: as_json(value) for key, value in results.items()},
         "models": files,
         "histories": histories or {},
-        "predictions": predicted,
+        "predictions": [],
     }
+    for (model, clips), (ids, runs) in (predictions or {}).items():
+        entry = {"model": model, "set": clips, "ids": list(ids), "runs": list(runs)}
+        content["predictions"].append(entry)
     path = folder / f"{notebook}.json"
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
     partial = path.with_suffix(".partial")
@@ -167,13 +153,11 @@ def read_results(content: dict) -> dict:
     """Results as `save_run` took them."""
     results = {}
     for key, value in content.items():
-        if isinstance(value, dict) and "comparisons" in value:
+        if isinstance(value, dict):
             fields = {name: number for name, number in value.items() if name != "verdict"}
-            value = Difference(**fields)
-        elif isinstance(value, dict):
-            value = Estimate(**value)
-            if value.deviation is None:  # of a single seed: JSON knows no NaN
-                value = replace(value, deviation=math.nan)
+            if fields.get("deviation", 0) is None:  # of a single seed: JSON knows no NaN
+                fields["deviation"] = math.nan
+            value = Difference(**fields) if "comparisons" in fields else Estimate(**fields)
         results[key] = value
     return results
 
@@ -183,20 +167,19 @@ def load_run(notebook: str, corpus: Corpus, out: Path) -> Run:
 
     Raises RunError that names the notebook to run when there is none for this corpus.
     """
-    own = Path(out) / "records" / f"{notebook}.json"
-    attached = sorted(kaggle_input().glob(f"**/records/{notebook}.json"))
-    for path in [own, *attached]:
-        if path.is_file():
-            run = read_run(path)
-            if run.corpus.get("fingerprint") == corpus.fingerprint:
-                return run
-    paths = [path for path in [own, *attached] if path.is_file()]
+    folder = Path(out) / "records"
+    paths = [*folder.glob(f"{notebook}.json")]
+    paths += sorted(kaggle_input().glob(f"**/records/{notebook}.json"))
+    for path in paths:
+        run = read_run(path)
+        if run.corpus.get("fingerprint") == corpus.fingerprint:
+            return run
     if paths:
         raise RunError(f"{paths[0]} was made on other data; run {notebook}.ipynb again")
     hint = ""
     if kaggle_input().is_dir():
         hint = ": commit it, then Add Input > Your Work > that notebook"
-    raise RunError(f"no record of notebook {notebook} in {own.parent}; run {notebook}.ipynb{hint}")
+    raise RunError(f"no record of notebook {notebook} in {folder}; run {notebook}.ipynb{hint}")
 
 
 def read_run(path: Path) -> Run:

@@ -9,12 +9,10 @@ A clip is ten seconds of a track.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import tempfile
-import time
 from csv import QUOTE_NONE
 from pathlib import Path
 
@@ -28,21 +26,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .audio import SAMPLE_RATE, extract, fill_numba_cache
+from .corpus import AFFECT, ANSWERS, CLASS_MAPPING, FOLDERS, MARKER
 
-AFFECT = ["valence", "energy", "danceability"]
-FOLDERS = {  # (task, beat-synced) -> folder
-    ("genre", False): "fma_genre_spectrograms",
-    ("genre", True): "fma_genre_spectrograms_beat",
-    ("affect", False): "multitask_dataset",
-    ("affect", True): "multitask_dataset_beat",
-}
-MARKER = FOLDERS["genre", False] + "/train_labels.txt"
-ANSWERS = "kept_aside/multitask_test_labels.txt"
-
-SHARE = {"train": 0.1, "test": 0.09}  # of the training clips that the lab's data has of a genre
-DROPPED = ["Indie-Rock", "Post-Punk", "Soundtrack", "International", "Old-Time"]  # by the lab
-DROPPED_TEST = 3  # test clips of each of them
-AFFECT_CLIPS = {"train": 8, "test": 5}  # of each genre
+SHARE = 0.1  # training clips, of those that the lab's data has of a genre
+TEST_SHARE = 0.09
+DROPPED_TEST = 3  # test clips of each genre that the lab drops
+AFFECT_TRAIN, AFFECT_TEST = 8, 5  # clips of each genre
 CLIPS_PER_TRACK = [0.7, 0.2, 0.1]  # chances that a track gives one, two or three clips
 BORROW = 0.22  # chance that a track takes one aspect (rhythm, harmony, …) from another genre
 JITTER = 0.15  # relative spread of a genre's numbers
@@ -56,22 +45,16 @@ GENRES = pd.read_csv(Path(__file__).with_name("genres.csv"), index_col="genre")
 # (comp) and bass. Lengths in steps, attack and decay in seconds, vibrato in semitones; busy: chance
 # of a note on an eighth, octave and pitches in MIDI numbers or semitones, vowels as Hz of formants.
 # Progressions are degrees of the scale, one per bar; chords with 0 notes are root, fifth, octave.
+# Aspects are what a track can borrow as one; affect is made of signals, which have weights, a mean
+# and a spread over all genres.
 BAND = json.loads(Path(__file__).with_name("band.json").read_text())
-ASPECTS = {
-    "rhythm": ["bpm", "drums", "beat", "hats", "swing"],
-    "harmony": ["chords", "major", "line", "bass"],
-    "sound": ["comp", "tilt", "drive"],
-    "tune": ["lead", "tune"],
-    "finish": ["air", "room", "cut", "swell"],
-}
-# Of the signals that affect is made of, over all genres.
-MEAN, SPREAD = np.array([0.60, 1.00, 1.87]), np.array([0.59, 0.62, 0.93])
 
 STEPS = 16  # per bar of four beats
 BARS = 4  # of a progression
 SECONDS = 10
 N = SECONDS * SAMPLE_RATE  # samples of a clip
 WAVE = 4096  # samples of one period
+LATE = (0, 0, 0.67, 0.33)  # steps by which full swing delays each quarter of a beat
 
 
 # --- what is played -------------------------------------------------------------------------------
@@ -83,9 +66,10 @@ def draw_style(genre: str, rng: np.random.Generator) -> dict:
     Also its key, mode and chord progression.
     """
     style = GENRES.loc[genre].to_dict()
-    for columns in ASPECTS.values():
+    for columns in BAND["aspects"]:
         if rng.random() < BORROW:
-            style.update(GENRES.loc[rng.choice(GENRES.index), columns].to_dict())
+            other = rng.choice(GENRES.index)
+            style.update(GENRES.loc[other, columns])
     for name, value in style.items():
         if not isinstance(value, str):
             style[name] = float(value * np.exp(JITTER * rng.standard_normal()))
@@ -105,19 +89,20 @@ def affect(style: dict, rng: np.random.Generator | None = None) -> np.ndarray:
 
     They are spread as in the Echo Nest's table.
     """
-    hits = sum(pattern.count("x") for pattern in BAND["drums"][style["drums"]][:2])
-    density = hits * style["bpm"] / 480  # strokes per second
-    bright = style["cut"] / 8 - style["tilt"] / 1.2
-    dance = np.exp(-((np.log2(style["bpm"] / 118) / 0.35) ** 2))  # most at 118 beats per minute
-    beat, drive, major = style["beat"], style["drive"], style["major"]
-    signal = np.array(
-        [
-            0.6 * major + bright + 0.6 * dance - 1.2 * style["room"] + 0.4 * beat - 0.5 * drive,
-            1.2 * drive + 0.15 * density * beat + 0.006 * style["bpm"] - style["swell"],
-            1.8 * beat + 0.8 * dance - drive + 0.8 * style["bass"] + 0.2 * major,
-        ]
-    )
-    z = [0.95, 0.85, 0.95] * (signal - MEAN) / SPREAD
+    kick, snare, _ = BAND["drums"][style["drums"]]
+    density = (kick + snare).count("x") * style["bpm"] / 480  # strokes per second
+    off = np.log2(style["bpm"] / 118)  # octaves from the tempo to which one dances best
+    traits = {
+        **style,
+        "strokes": 0.15 * density * style["beat"],
+        "bright": style["cut"] / 8 - style["tilt"] / 1.2,
+        "dance": np.exp(-((off / 0.35) ** 2)),
+    }
+    signal = []
+    for weights in BAND["affect"]["weights"]:
+        signal.append(sum(weight * traits[name] for name, weight in weights.items()))
+    z = np.subtract(signal, BAND["affect"]["mean"])
+    z = [0.95, 0.85, 0.95] * z / BAND["affect"]["spread"]
     if rng:
         z += [0.3, 0.5, 0.3] * rng.standard_normal(3)
     return np.clip(ndtr([0.95 * z[0] - 0.2, z[1] + 0.1, 0.62 * z[2] - 0.03]), 0.001, 0.999)
@@ -131,7 +116,7 @@ def score(style: dict, start: float) -> dict:
     """
     bar = 240 / style["bpm"]
     first = int(np.ceil(start))
-    chords = [_chord_name(style, style["progression"][(first + i) % BARS]) for i in range(BARS)]
+    chords = [_chord_name(_chord(style, first + i)) for i in range(BARS)]
     return {
         "bpm": style["bpm"],
         "beat": (np.ceil(4 * start) / 4 - start) * bar,
@@ -144,30 +129,33 @@ def score(style: dict, start: float) -> dict:
     }
 
 
-def _chord_name(style: dict, degree: int) -> str:
-    pitches = _chord(style, degree)
-    intervals = sorted({(pitch - pitches[0]) % 12 for pitch in pitches})
-    root, quality = pitches[0] % 12, " ".join(map(str, intervals))
-    return f"{BAND['pitches'][root]}:{BAND['qualities'][quality]}"
+def _chord_name(chord):
+    root = chord[0]
+    intervals = sorted({(pitch - root) % 12 for pitch in chord})
+    quality = BAND["qualities"][" ".join(map(str, intervals))]
+    return f"{BAND['pitches'][root % 12]}:{quality}"
 
 
-def _chord(style: dict, degree: int) -> list[int]:
+def _chord(style, bar):
     """MIDI pitches, root first, near C3: thirds stacked on a degree of the scale."""
-    size, base = BAND["chords"][style["chords"]]["notes"], 48 + _key_note(style)
+    degree = style["progression"][bar % BARS]
+    size = BAND["chords"][style["chords"]]["notes"]
     if size == 0:
-        return [base + _semitones(style, degree) + up for up in (0, 7, 12)]
-    return [base + _semitones(style, degree + 2 * i) for i in range(size)]
+        root = 48 + _above_c(style, degree)
+        return [root, root + 7, root + 12]
+    return [48 + _above_c(style, degree + 2 * i) for i in range(size)]
 
 
-def _semitones(style: dict, degree: int) -> int:
-    """Of a degree of the scale above the key note; degree 7 is the octave."""
-    mode = "major" if style["major"] else "minor"
-    scale = BAND["scales"]["blues " * (style["chords"] == "blues") + mode]
-    return scale[degree % 7] + 12 * (degree // 7)
-
-
-def _key_note(style: dict) -> int:
-    return style["key"] - 12 * (style["key"] > 6)
+def _above_c(style, degree):
+    """Semitones of a degree of the scale; degree 7 is the octave of the key note."""
+    scale = "major" if style["major"] else "minor"
+    if style["chords"] == "blues":
+        scale = f"blues {scale}"
+    octave, step = divmod(degree, 7)
+    key = style["key"]
+    if key > 6:
+        key -= 12
+    return key + BAND["scales"][scale][step] + 12 * octave
 
 
 # --- how it sounds --------------------------------------------------------------------------------
@@ -175,17 +163,13 @@ def _key_note(style: dict) -> int:
 
 def render(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
     """Samples (220500,) in -0.9..0.9: 10 s of a track, from `start` bars on, at 22,050 Hz."""
-    tracks = [
-        (style["beat"], _drums(style, start, rng)),
-        (0.55, _comp(style, start, rng)),
-        (style["bass"], _bass(style, start, rng)),
-        (style["tune"], _lead(style, start, rng)),
-    ]
-    mix = sum(level * _unit(track) for level, track in tracks)
-    seconds = np.arange(N) / SAMPLE_RATE
-    swell = np.sin(2 * np.pi * (seconds / rng.uniform(5, 12) + rng.random()))
-    mix *= np.exp(1.5 * style["swell"] * swell)
-    tail = np.arange(int(1.5 * SAMPLE_RATE)) / SAMPLE_RATE
+    mix = style["beat"] * _unit(_drums(style, start, rng))
+    mix += 0.55 * _unit(_comp(style, start, rng))
+    mix += style["bass"] * _unit(_bass(style, start, rng))
+    mix += style["tune"] * _unit(_lead(style, start, rng))
+    turns = _times(SECONDS) / rng.uniform(5, 12) + rng.random()
+    mix *= np.exp(1.5 * style["swell"] * np.sin(2 * np.pi * turns))
+    tail = _times(1.5)
     echo = rng.standard_normal(len(tail)) * np.exp(-tail / (0.05 + 0.6 * style["room"]))
     mix = _unit(mix) + style["room"] * _unit(oaconvolve(mix, echo)[:N])
     mix += style["air"] * rng.standard_normal(N)
@@ -195,78 +179,88 @@ def render(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
     return 0.9 * mix / np.abs(mix).max()
 
 
-def _unit(track: np.ndarray) -> np.ndarray:
+def _times(seconds):
+    return np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+
+
+def _unit(track):
+    """A track at root mean square 1; silence stays."""
     rms = np.sqrt(np.mean(track**2))
-    if rms == 0:
-        return track
-    return track / rms
+    return track / (rms or 1)
 
 
-def _filter(track: np.ndarray, hertz, kind: str) -> np.ndarray:
-    return sosfilt(butter(2, hertz, kind, fs=SAMPLE_RATE, output="sos"), track)
+def _filter(track, hertz, kind):
+    sections = butter(2, hertz, kind, fs=SAMPLE_RATE, output="sos")
+    return sosfilt(sections, track)
 
 
-def _grid(style: dict, start: float, pattern: str, rng: np.random.Generator):
+def _grid(style, start, pattern, rng):
     """Yield (bar, step, time in seconds) of a pattern's marks, a little off the grid.
 
     They are swung as the style says; some begin before 0.
     """
     seconds = 15 / style["bpm"]  # of a step
-    marks = [i for i, mark in enumerate(pattern) if mark == "x"]
-    for bar in range(int(start), int(start + SECONDS / (STEPS * seconds)) + 1):
-        for i in marks:
-            late = min(style["swing"], 1) * {2: 0.67, 3: 0.33}.get(i % 4, 0)
+    last = int(start + SECONDS / (STEPS * seconds))
+    for bar in range(int(start), last + 1):
+        for i, mark in enumerate(pattern):
+            if mark != "x":
+                continue
+            late = min(style["swing"], 1) * LATE[i % 4]
             place = STEPS * (bar - start) + i + late
             onset = place * seconds + 0.006 * rng.standard_normal()
             if onset < SECONDS:
                 yield bar, i, onset
 
 
-def _drums(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
-    t = np.arange(int(0.4 * SAMPLE_RATE)) / SAMPLE_RATE
-    kick, snare, hat = _kit(style, rng, t)
+def _drums(style, start, rng):
+    sounds = _kit(style, rng)
+    levels = (1, 0.8, style["hats"])
     rest = int(start) + rng.integers(-8, 8)  # half of the clips have a bar with cymbals only
     out = np.zeros(N)
-    levels = (1, 0.8, style["hats"])
-    for sound, pattern, level in zip((kick, snare, hat), BAND["drums"][style["drums"]], levels):
+    for drum, pattern in enumerate(BAND["drums"][style["drums"]]):
         for bar, i, onset in _grid(style, start, pattern, rng):
-            if onset < 0 or rng.random() < 0.07 or (bar == rest and sound is not hat):
+            if onset < 0 or rng.random() < 0.07:
                 continue
-            at = int(onset * SAMPLE_RATE)
+            if bar == rest and drum < 2:
+                continue
             accent = rng.uniform(0.6, 1)
             if i % 4 != 0:  # between the beats
                 accent *= 0.8
-            end = min(N, at + len(t))
-            out[at:end] += level * accent * sound[: end - at]
+            at = int(onset * SAMPLE_RATE)
+            place = out[at : at + len(sounds[drum])]
+            place += levels[drum] * accent * sounds[drum][: len(place)]
     return out
 
 
-def _kit(style: dict, rng: np.random.Generator, t: np.ndarray):
-    """The sounds of kick, snare and cymbal at the times t."""
+def _kit(style, rng):
+    """The sounds of kick, snare and cymbal, 0.4 s each."""
+    t = _times(0.4)
     noise = rng.standard_normal(len(t))
-    tune, ring = rng.uniform(0.85, 1.2), rng.uniform(0.7, 1.4)
+    tune = rng.uniform(0.85, 1.2)
+    ring = rng.uniform(0.7, 1.4)
     falling = 48 * t + 4 * (1 - np.exp(-t / 0.03))
     kick = np.sin(2 * np.pi * tune * falling) * np.exp(-t / (0.09 * ring))
     body = np.sin(2 * np.pi * 190 * tune * t) * np.exp(-t / 0.06)
-    rattle = 0.5 * _filter(noise, [800 * tune, 7000], "bandpass") * np.exp(-t / (0.07 * ring))
-    open_hat = style["drums"] in ("swing", "rock")
-    fade = np.exp(-t / (0.03 + 0.05 * ring * open_hat))
+    rattle = 0.5 * _filter(noise, [800 * tune, 7000], "bandpass")
+    rattle *= np.exp(-t / (0.07 * ring))
+    closed = style["drums"] not in ("swing", "rock")
+    fade = np.exp(-t / (0.03 + (0 if closed else 0.05 * ring)))
     return kick, 0.5 * body + rattle, _filter(noise, 6000, "highpass") * fade
 
 
-def _comp(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
+def _comp(style, start, rng):
     """The chords, all at once or one note after the other."""
     comp, notes = BAND["comp"][style["comp"]], []
     length = comp["steps"] * 15 / style["bpm"]
-    apart = 0.012 * (style["comp"] == "strum")
+    apart = 0.012 if style["comp"] == "strum" else 0
     for count, (bar, _, onset) in enumerate(_grid(style, start, comp["rhythm"], rng)):
-        chord = _chord(style, style["progression"][bar % BARS])
+        chord = _chord(style, bar)
         level = rng.uniform(0.6, 1)
-        if comp["kind"] == "chord":
-            notes += [(onset + apart * i, length, pitch, level) for i, pitch in enumerate(chord)]
-        else:
-            pitch = [*chord, chord[0] + 12][count % 4] + 12
-            notes.append((onset, length, pitch, level))
+        if comp["kind"] == "cycle":
+            turn = [*chord, chord[0] + 12]
+            chord = [turn[count % 4] + 12]
+        for i, pitch in enumerate(chord):
+            notes.append((onset + apart * i, length, pitch, level))
     track = _play(notes, comp, lambda k, _: k ** -style["tilt"], rng)
     gain = 25 * min(style["drive"], 1) ** 2
     if gain <= 0.5:
@@ -274,36 +268,39 @@ def _comp(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
     return _filter(np.tanh(gain * _unit(track)), 6000, "lowpass")
 
 
-def _bass(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
+def _bass(style, start, rng):
     line, notes = BAND["bass"][style["line"]], []
+    length = line["steps"] * 15 / style["bpm"]
     for bar, i, onset in _grid(style, start, line["rhythm"], rng):
-        chord = _chord(style, style["progression"][bar % BARS])
+        chord = _chord(style, bar)
         pitch = chord[0]
         if style["line"] == "walk":
             pitch = chord[(i // 4) % len(chord)]
-        pitch = pitch - 12 - 12 * (pitch > 55)
-        notes.append((onset, line["steps"] * 15 / style["bpm"], pitch, rng.uniform(0.7, 1)))
+        pitch -= 24 if pitch > 55 else 12
+        notes.append((onset, length, pitch, rng.uniform(0.7, 1)))
     return _play(notes, line, lambda k, _: k ** -line["tilt"], rng)
 
 
-def _lead(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
+def _lead(style, start, rng):
     """Two bars of melody that come again, varied."""
     lead, motif = BAND["lead"][style["lead"]], []
     for _ in range(16):
-        motif.append((rng.random() < lead["busy"], int(rng.integers(-2, 3)), rng.uniform(0.7, 1)))
-    notes, degree = [], int(rng.integers(0, 7))
+        sounds = rng.random() < lead["busy"]
+        motif.append((sounds, rng.integers(-2, 3), rng.uniform(0.7, 1)))
+    notes, degree = [], rng.integers(0, 7)
     for bar, i, onset in _grid(style, start, "x.x.x.x.x.x.x.x.", rng):
         sounds, move, level = motif[(8 * bar + i // 2) % 16]
         if sounds == (rng.random() < 0.12):
             continue
         if i == 0:
-            degree = style["progression"][bar % BARS] + 2 * int(rng.integers(0, 3))
+            degree = style["progression"][bar % BARS] + 2 * rng.integers(0, 3)
         else:
-            degree = int(np.clip(degree + move, -3, 9))
-        pitch = lead["octave"] + _key_note(style) + _semitones(style, degree)
+            degree = np.clip(degree + move, -3, 9)
+        pitch = lead["octave"] + _above_c(style, int(degree))
         if style["lead"] == "rap":
             pitch = lead["octave"] + 2 * rng.standard_normal()
-        notes.append((onset, rng.choice([1.8, 1.8, 3.8]) * 15 / style["bpm"], pitch, level))
+        length = rng.choice([1.8, 1.8, 3.8]) * 15 / style["bpm"]
+        notes.append((onset, length, pitch, level))
 
     def spectrum(k, hertz):
         levels = k ** -lead["tilt"]
@@ -313,12 +310,13 @@ def _lead(style: dict, start: float, rng: np.random.Generator) -> np.ndarray:
             return levels
         vowel = BAND["vowels"][rng.integers(5)]
         distance = (k[:, None] * hertz - vowel) / [120, 180, 260]
-        return levels * (0.05 + (np.exp(-(distance**2)) * [1, 0.8, 0.6]).sum(axis=1))
+        formants = np.exp(-(distance**2)) * [1, 0.8, 0.6]
+        return levels * (0.05 + formants.sum(axis=1))
 
     return _play(notes, lead, spectrum, rng)
 
 
-def _play(notes: list, instrument: dict, spectrum, rng: np.random.Generator) -> np.ndarray:
+def _play(notes, instrument, spectrum, rng):
     """Samples (N,) of notes (onset s, length s, MIDI pitch, level).
 
     spectrum(k, hertz) : levels of the harmonics k of a note, which reads one period of its wave
@@ -326,90 +324,97 @@ def _play(notes: list, instrument: dict, spectrum, rng: np.random.Generator) -> 
     """
     out, waves = np.zeros(N, np.float32), {}
     # All notes share these; a note takes as much of them as it is long.
-    longest = max((length for _, length, _, _ in notes), default=0)
-    t = np.arange(int((longest + 0.05) * SAMPLE_RATE)) / SAMPLE_RATE
+    longest = max([note[1] for note in notes], default=0)
+    t = _times(longest + 0.05)
     vibrato = 0.06 * instrument.get("vibrato", 0)
-    cycles = t + vibrato * (1 - np.cos(2 * np.pi * 5.5 * t)) / (2 * np.pi * 5.5)
+    speed = 2 * np.pi * 5.5
+    cycles = t + vibrato * (1 - np.cos(speed * t)) / speed
     fade = np.exp(-t / instrument["decay"]).astype(np.float32)
     body = fade * np.clip(t / instrument["attack"], 0, 1).astype(np.float32)
     stroke = body * fade**2
     release = np.clip(t / 0.05, 0, 1).astype(np.float32)  # by the time before the end
     for onset, length, pitch, level in notes:
-        at, n = int(onset * SAMPLE_RATE), int((length + 0.05) * SAMPLE_RATE)
-        begin, end = max(0, -at), min(n, N - at)  # what the clip has of the note
+        at = int(onset * SAMPLE_RATE)
+        n = int((length + 0.05) * SAMPLE_RATE)
+        begin, end = max(0, -at), min(n, N - at)
         if begin >= end:
             continue
+        heard = slice(begin, end)  # what the clip has of the note
         hertz = 440 * 2 ** ((pitch - 69) / 12)
         if instrument.get("vowels") or pitch not in waves:
             waves[pitch] = _waves(spectrum, hertz)
-        phase = hertz * cycles[begin:end] + rng.random()
+        phase = hertz * cycles[heard] + rng.random()
         index = (phase * WAVE).astype(np.int32) & (WAVE - 1)
-        dull, bright = waves[pitch]
-        tone = body[begin:end] * dull[index] + stroke[begin:end] * bright[index]
-        tone *= level * release[n - end : n - begin][::-1]
+        dull, bright = waves[pitch][:, index]
+        tone = body[heard] * dull + stroke[heard] * bright
+        tone *= level * release[:n][::-1][heard]
         out[at + begin : at + end] += tone
     return out
 
 
-def _waves(spectrum, hertz: float) -> np.ndarray:
+def _waves(spectrum, hertz):
     """One period (2, WAVE) of a note as it dies away, and what it has more as it is struck."""
-    k = np.arange(1, max(2, min(60, int(10000 / hertz))))
+    count = max(1, min(59, int(10000 / hertz) - 1))
+    k = np.arange(1, count + 1)
     dying = np.exp(-0.25 * k)
+    levels = spectrum(k, hertz) * np.stack([dying, 1 - dying])
     wave = np.zeros((2, WAVE // 2 + 1), complex)
-    wave[:, 1 : len(k) + 1] = -0.5j * WAVE * spectrum(k, hertz) * np.stack([dying, 1 - dying])
+    wave[:, 1 : count + 1] = -0.5j * WAVE * levels
     return np.fft.irfft(wave).astype(np.float32)
 
 
 # --- the corpus -----------------------------------------------------------------------------------
 
 
-def plan_clips(seed: int) -> pd.DataFrame:
+def plan_clips() -> pd.DataFrame:
     """Columns id, split, task, genre, track: what the sample holds, in shuffled order.
 
     Clips of one track have its number, and are of one genre, task and split.
     """
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([0, 1])
     rows, track = [], 0
     for genre, n in GENRES["n"].items():
-        counts = {(split, "genre"): round(n * share) for split, share in SHARE.items()}
-        if genre in DROPPED:
-            counts["test", "genre"] = DROPPED_TEST
-        counts.update({(split, "affect"): n for split, n in AFFECT_CLIPS.items()})
+        dropped = CLASS_MAPPING[genre] is None
+        counts = {
+            ("train", "genre"): round(n * SHARE),
+            ("test", "genre"): DROPPED_TEST if dropped else round(n * TEST_SHARE),
+            ("train", "affect"): AFFECT_TRAIN,
+            ("test", "affect"): AFFECT_TEST,
+        }
         for (split, task), count in counts.items():
             while count > 0:
                 clips = min(count, 1 + rng.choice(3, p=CLIPS_PER_TRACK))
                 rows += clips * [(split, task, genre, track)]
-                count, track = count - clips, track + 1
+                count -= clips
+                track += 1
     table = pd.DataFrame(rows, columns=["split", "task", "genre", "track"])
     table = table.iloc[rng.permutation(len(table))].reset_index(drop=True)
-    table.insert(0, "id", [str(number) for number in range(1, len(table) + 1)])
+    table.insert(0, "id", (table.index + 1).astype(str))
     return table
 
 
-def make_clip(
-    root: Path, seed: int, clip: str, split: str, task: str, genre: str, track: int
-) -> dict:
+def make_clip(root: Path, clip: str, split: str, task: str, genre: str, track: int) -> dict:
     """Write a clip's audio and arrays; returns its row of truth.tsv, and its noisy affect labels.
 
     Its numbers, not the order of work, decide its music.
     """
-    draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(track,)))
+    draws = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(track,)))
     style = draw_style(genre, draws)
     labels = affect(style, draws)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(track, int(clip))))
+    rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(track, int(clip))))
     start = rng.uniform(0, BARS)
     audio = root / "audio" / f"{clip}.flac"
-    soundfile.write(audio, render(style, start, rng), SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(audio, render(style, start, rng), SAMPLE_RATE)
     write_arrays(root, clip, split, [task], extract(audio))
     return {"id": clip, "labels": labels, **score(style, start)}
 
 
-def make_sample(root: str | Path, seed: int = 0, jobs: int = -1) -> None:
+def make_sample(root: str | Path, jobs: int = -1) -> None:
     """Build the sample corpus: 307 + 218 genre and 160 + 100 affect clips of 10 s, with audio.
 
-    The affect labels of the test clips go to `kept_aside/`, for step 10. The same seed gives the
-    same arrays. Takes two or three minutes on two cores. The folder appears when it is whole.
-    Raises FileExistsError, OSError.
+    The affect labels of the test clips go to `kept_aside/`, for step 10. It is the same each time.
+    Takes two or three minutes on two cores. The folder appears when it is whole. Raises
+    FileExistsError, OSError.
     """
     root = Path(root).expanduser().resolve()
     if (root / MARKER).exists():
@@ -418,22 +423,22 @@ def make_sample(root: str | Path, seed: int = 0, jobs: int = -1) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
         partial = Path(folder, root.name)
         (partial / "audio").mkdir(parents=True)
-        _build(partial, seed, jobs)
+        _build(partial, jobs)
         if not (root / MARKER).exists():  # else another process was faster
             os.replace(partial, root)
 
 
-def _build(root: Path, seed: int, jobs: int) -> None:
-    clips = plan_clips(seed)
-    todo = [(root, seed, *row) for row in clips.itertuples(index=False)]
+def _build(root, jobs):
+    clips = plan_clips()
+    todo = [(root, *row) for row in clips.itertuples(index=False)]
     rows = list(in_processes(make_clip, todo, jobs))
     truth = clips[["id", "genre"]].merge(pd.DataFrame(rows), on="id")
-    labels = pd.DataFrame(truth.pop("labels").tolist(), columns=AFFECT)
+    labels = pd.DataFrame(truth.pop("labels").tolist())
     truth = truth.rename(columns={"id": "Id"})
     truth.to_csv(root / "truth.tsv", sep="\t", index=False, float_format="%.3f")
-    clips["path"] = [f"audio/{clip}.flac" for clip in clips["id"]]
-    clips["group"] = [f"track {track}" for track in clips["track"]]
-    clips[AFFECT] = labels.where(clips["task"] == "affect")
+    clips["path"] = "audio/" + clips["id"] + ".flac"
+    clips["group"] = "track " + clips["track"].astype(str)
+    clips[list(AFFECT)] = labels.where(clips["task"] == "affect")
     clips["genre"] = clips["genre"].where(clips["task"] == "genre")
     write_labels(root, clips, answers=ANSWERS)
 
@@ -474,18 +479,18 @@ def write_labels(root: Path, clips: pd.DataFrame, answers: str | None = None) ->
             if task == "genre":
                 part = part.assign(id=part["id"] + ".fused.full.npy.gz")
                 write_table(path, part, {"id": "Id", "genre": "Genre"})
-            else:
-                if split == "test" and answers:
-                    path = root / answers
-                write_table(path, part, {"id": "Id", **{axis: axis for axis in AFFECT}}, ",")
+                continue
+            if split == "test" and answers:
+                path = root / answers
+            write_table(path, part, {"id": "Id", **dict(zip(AFFECT, AFFECT))}, sep=",")
 
 
 def write_table(path: Path, table: pd.DataFrame, names: dict[str, str], sep: str = "\t") -> None:
     """Write columns of a table under other names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    table[list(names)].rename(columns=names).to_csv(
-        path, sep=sep, index=False, float_format="%.3f", lineterminator="\n", quoting=QUOTE_NONE
-    )
+    table = table[list(names)].rename(columns=names)
+    look = {"float_format": "%.3f", "lineterminator": "\n", "quoting": QUOTE_NONE}
+    table.to_csv(path, sep=sep, index=False, **look)
 
 
 def in_processes(work, todo: list[tuple], jobs: int = -1):
@@ -501,26 +506,15 @@ def in_processes(work, todo: list[tuple], jobs: int = -1):
     yield from tqdm(results, total=len(todo), unit="clip", mininterval=pause)
 
 
-def _one_thread(work, arguments: tuple):
+def _one_thread(work, arguments):
     # More threads would change the last bits of a result, and gain nothing beside other processes.
     with threadpool_limits(1):
         return work(*arguments)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the sample corpus: synthesised music.")
-    parser.add_argument("folder", help="where it goes; must not exist")
-    parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 = one per core")
-    arguments = parser.parse_args()
-    begin = time.perf_counter()
-    try:
-        make_sample(arguments.folder, jobs=arguments.jobs)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{error}")
-    print(f"{arguments.folder}: built in {(time.perf_counter() - begin) / 60:.1f} minutes")
-
-
 if __name__ == "__main__":
     from labhelpers import sample  # by a name under which other processes find its functions
 
-    sample.main()
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m labhelpers.sample FOLDER")
+    sample.make_sample(sys.argv[1])

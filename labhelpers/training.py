@@ -10,7 +10,7 @@ import random
 import numpy as np
 import torch
 
-from .clips import Clips, Reads, batches, cut, even_starts
+from .clips import Clips, batches, cut, even_starts
 from .metrics import macro_f1, mean_rho
 from .models import Model
 
@@ -24,7 +24,7 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | torch.device = "auto") -> torch.device:
     """The device of that name; "auto" takes a GPU where there is one. Notebook: 00.
 
     On a CPU it also sets one thread (unless OMP_NUM_THREADS is set), so that results do not depend
@@ -36,12 +36,10 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.ones(1, device=device).sum().item()
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"DEVICE = {name!r} cannot be used ({reason}). On Kaggle: Settings > Accelerator > "
-            "GPU T4 x2; 'cpu' and 'auto' run everywhere"
-        ) from None
+    except (RuntimeError, AssertionError) as error:
+        what = f"DEVICE = {name!r} cannot be used ({str(error).splitlines()[0]})"
+        fix = "On Kaggle: Settings > Accelerator > GPU T4 x2; 'cpu' and 'auto' run everywhere"
+        raise ValueError(f"{what}. {fix}") from None
     if device.type == "cpu":
         torch.set_flush_denormal(True)
         if "OMP_NUM_THREADS" not in os.environ:
@@ -61,12 +59,11 @@ def fit(
     *,
     epochs: int,
     lr: float,
-    batch_size: int = 16,
-    weight_decay: float = 1e-2,
-    seed: int = 0,
+    batch_size=16,
+    seed=0,
     device="auto",
-    keep: str = "last",
-    log: bool = False,
+    keep="last",
+    log=False,
 ) -> list[dict]:
     """Train `model` in place, and leave it in evaluation mode. Notebook: 05.
 
@@ -79,17 +76,15 @@ def fit(
     FloatingPointError when the loss is no number.
     """
     if min(epochs, batch_size, len(train)) < 1 or not lr > 0:
-        raise ValueError(
-            f"{len(train)} clips, epochs {epochs}, batch_size {batch_size}, lr {lr}: at least 1 of "
-            "each, and a rate above 0, are needed"
-        )
-    device = pick_device(device) if isinstance(device, str) else device
+        given = f"{len(train)} clips, epochs {epochs}, batch_size {batch_size}, lr {lr}"
+        raise ValueError(f"{given}: at least 1 of each, and a rate above 0, are needed")
+    device = pick_device(device)
     check_reads(model, train)
     train, model = train.to(device), model.to(device)
     steps = epochs * math.ceil(len(train) / batch_size)
     # AdamW: every weight its own step size, and a decay that does not pass through it.
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=1e-2)
     # One cycle: up to `lr` in the first 30 % of the steps, then down to nothing (Smith & Topin
     # 2018). It has one step more than are taken: the last would be at a rate of nearly 0.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1)
@@ -106,9 +101,8 @@ def fit(
             model.train()
             freeze_statistics(model)
             total = torch.zeros((), device=device)
-            for x, lengths, y in batches(
-                train, batch_size, reads=model.reads, shuffle=True, device=device
-            ):
+            drawn = batches(train, batch_size, reads=model.reads, shuffle=True, device=device)
+            for x, lengths, y in drawn:
                 with torch.autocast(device.type, half, enabled=cuda):
                     outputs = model(x, lengths)
                 loss = model.loss(outputs.float(), model.targets(y))
@@ -124,10 +118,8 @@ def fit(
                 total += loss.detach() * len(x)
             row = {"epoch": epoch, "train_loss": float(total) / len(train)}
             if not math.isfinite(row["train_loss"]):
-                raise FloatingPointError(
-                    "the training loss is no longer a number: lower the learning rate, or look for "
-                    "bad values in the data"
-                )
+                fix = "lower the learning rate, or look for bad values in the data"
+                raise FloatingPointError(f"the training loss is no longer a number: {fix}")
             if val is not None and (epoch % every == 0 or epoch == epochs):
                 row |= validate(model, val)
                 if keep == "best" and row["val_score"] > best_score:
@@ -169,17 +161,15 @@ def cross_predict(make, clips: Clips, folds, *, seed: int = 0, **options) -> np.
 
     make(train) -> a fresh model; folds : of `clips.k_folds`; options : of `fit`
     """
-    predictions = None
+    predictions = []
     for learned, held_out in folds:
         set_seed(seed)
         train = clips.subset(learned)
         model = make(train)
         fit(model, train, seed=seed, **options)
-        values = predict(model, clips.subset(held_out))
-        if predictions is None:
-            predictions = np.full((len(clips), values.shape[1]), np.nan, np.float32)
-        predictions[held_out] = values
-    return predictions
+        predictions.append(predict(model, clips.subset(held_out)))
+    order = np.concatenate([held_out for _, held_out in folds])
+    return np.concatenate(predictions)[order.argsort()]
 
 
 # --- before a training ----------------------------------------------------------------------------
@@ -195,19 +185,19 @@ def dry_run(model: Model, clips: Clips, *, n_batches=5, epochs=3, batch_size=8, 
     return fit(copy.deepcopy(model), few, few, epochs=epochs, batch_size=batch_size, **options)
 
 
-def overfit_batch(model: Model, clips: Clips, *, size=16, steps=100, lr=3e-3, device="auto"):
+def overfit_batch(model: Model, clips: Clips, *, steps=100, lr=3e-3, device="auto"):
     """Train a copy on one batch, the same windows each step, until it knows it. Notebook: 05.
 
     Without dropout and weight decay, which keep a loss from reaching 0, and at a constant rate.
     Returns the losses.
     """
-    device = pick_device(device) if isinstance(device, str) else device
+    device = pick_device(device)
     twin = copy.deepcopy(model).to(device).train()
     for module in twin.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    batch = clips.subset(_draw(clips, size))
-    x, lengths, y = next(batches(batch, size, reads=model.reads, device=device))
+    batch = clips.subset(_draw(clips, 16))
+    x, lengths, y = next(batches(batch, 16, reads=model.reads, device=device))
     optimizer = torch.optim.Adam(twin.parameters(), lr)
     losses = []
     for _ in range(steps):
@@ -220,7 +210,7 @@ def overfit_batch(model: Model, clips: Clips, *, size=16, steps=100, lr=3e-3, de
     return losses
 
 
-def _draw(clips: Clips, n: int) -> np.ndarray:
+def _draw(clips, n):
     return np.random.default_rng(0).permutation(len(clips))[:n]
 
 
@@ -231,59 +221,51 @@ def check_reads(model: Model, clips: Clips) -> None:
     """Raise ValueError when clips are beat-synced and the model reads full ones, or the reverse."""
     if model.reads.beat != clips.beat:
         kinds = {True: "beat-synced", False: "full-length"}
-        raise ValueError(
-            f"the model reads {kinds[model.reads.beat]} clips, these are {kinds[clips.beat]}; "
-            f"load them with beat={model.reads.beat}"
-        )
+        told = f"the model reads {kinds[model.reads.beat]} clips, these are {kinds[clips.beat]}"
+        raise ValueError(f"{told}; load them with beat={model.reads.beat}")
 
 
 @torch.inference_mode()
-def over_windows(function, clips: Clips, reads: Reads, device, batch_size=32) -> torch.Tensor:
-    """function(x (B, T, F), lengths (B,)) of each clip (N, k), the mean over its windows."""
+def over_windows(model: Model, part, clips: Clips) -> torch.Tensor:
+    """part(x (B, T, F), lengths (B,)) of each clip (N, k), the mean over its windows.
+
+    part : the model, or its backbone
+    """
+    check_reads(model, clips)
+    model.eval()
+    device, reads = model.head.weight.device, model.reads
     order = clips.lengths.argsort(stable=True)  # clips of like length share a batch
     values = []
-    for chunk in order.split(batch_size):
+    for chunk in order.split(32):
         some = clips.subset(chunk.numpy())
-        positions = torch.tensor(some.table["position"].to_numpy(np.int64))
+        positions = some.positions.to(clips.array.device)
         longest = int(some.lengths.max())
         frames = reads.window or longest
         n = reads.n_windows if longest > frames else 1  # a clip no longer than a window has one
         lengths = some.lengths.clamp(max=frames).to(device)
         total = 0
-        for starts in even_starts(some.lengths, frames, n):
-            where = [numbers.to(clips.array.device) for numbers in (positions, starts)]
-            x = cut(clips, *where, frames, reads.columns).to(device)
-            total = total + function(x, lengths)
+        for starts in even_starts(some.lengths, frames, n).to(clips.array.device):
+            x = cut(clips, positions, starts, frames, reads.columns).to(device)
+            total = total + part(x, lengths)
         values.append(total / n)
-    return torch.cat(values)[order.argsort().to(device)].cpu()
+    return torch.cat(values)[order.argsort().to(device)]
 
 
-def outputs_of(model: Model, clips: Clips, batch_size=32) -> torch.Tensor:
-    """The model's outputs (N, k), each the mean over a clip's windows, in float32."""
-    check_reads(model, clips)
-    model.eval()
-    device = next(model.parameters()).device
-    return over_windows(model, clips, model.reads, device, batch_size)
-
-
-def predict(model: Model, clips: Clips, batch_size=32) -> np.ndarray:
+def predict(model: Model, clips: Clips) -> np.ndarray:
     """Probabilities (N, n_classes) or affect values (N, k). Notebooks: 05 to 10."""
-    outputs = outputs_of(model, clips, batch_size).to(next(model.parameters()).device)
+    outputs = over_windows(model, model, clips)
     return model.decode(outputs).detach().cpu().numpy()
 
 
-def embed(model: Model, clips: Clips, batch_size=32) -> np.ndarray:
+def embed(model: Model, clips: Clips) -> np.ndarray:
     """The backbone's features of each clip (N, out_features). Notebooks: 06, 09a."""
-    check_reads(model, clips)
-    model.eval()
-    device = next(model.parameters()).device
-    return over_windows(model.backbone, clips, model.reads, device, batch_size).numpy()
+    return over_windows(model, model.backbone, clips).cpu().numpy()
 
 
 @torch.inference_mode()
 def validate(model: Model, clips: Clips) -> dict:
     """val_loss, and val_score (macro-F1, or mean Spearman's rho), once over all clips."""
-    outputs = outputs_of(model, clips).to(next(model.parameters()).device)
+    outputs = over_windows(model, model, clips)
     targets = model.targets(clips.y.to(outputs.device))
     loss = float(model.loss(outputs, targets))
     predictions = model.decode(outputs).cpu().numpy()

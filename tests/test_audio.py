@@ -15,7 +15,6 @@ from labhelpers.audio import (
     load_audio,
     percussive,
     resynthesise,
-    split_mel_chroma,
 )
 
 av = pytest.importorskip("av")
@@ -80,25 +79,12 @@ def test_beat_sync_takes_medians_and_keeps_the_ends():
 
 
 def test_resynthesis_sounds_like_the_spectrogram():
-    mel, _ = split_mel_chroma(extract(tone(2), beats=False)[0])
+    mel = extract(tone(2), beats=False)[0][:128]
     y = resynthesise(mel)
-    again, _ = split_mel_chroma(extract(y, beats=False)[0])
+    again = extract(y, beats=False)[0][:128]
     loud = mel[:, : again.shape[1]] > -40
     assert np.abs(again - mel[:, : again.shape[1]])[loud].mean() < 3  # dB
     np.testing.assert_array_equal(y, resynthesise(mel))
-
-
-def test_samples_may_be_integer_stereo_or_read_only():
-    y = tone()
-    expected, _ = extract(y, beats=False)
-    loud = expected[:128] > -20  # above the rounding noise of 8 bits
-    y.flags.writeable = False
-    pcm8 = np.round(y * 127 + 128).astype(np.uint8)
-    for samples in (y, (y * 32767).astype(np.int16), pcm8, np.stack([y, y])):
-        full, _ = extract(samples, beats=False)
-        assert np.abs(full[:128] - expected[:128])[loud].mean() < 0.5
-    longer, _ = extract(y, sr=11025, beats=False)
-    assert longer.shape[1] == pytest.approx(2 * expected.shape[1], abs=2)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -150,12 +136,13 @@ def test_what_libsndfile_does_not_read(tmp_path, codec, kind):
     assert len(middle) == 2 * 22050 and pitch(middle) == pytest.approx(320, abs=45)
 
 
-def test_both_channels_count(tmp_path):
-    left, right = tone(pitch=220), tone(pitch=311)
-    soundfile.write(
-        tmp_path / "stereo.wav", np.stack([left, right], axis=1), 22050, subtype="FLOAT"
-    )
-    np.testing.assert_allclose(load_audio(tmp_path / "stereo.wav"), (left + right) / 2, atol=1e-6)
+def test_both_channels_count_and_samples_stay_as_they_are(tmp_path):
+    both = np.stack([tone(pitch=220), tone(pitch=311)])
+    soundfile.write(tmp_path / "stereo.wav", both.T, 22050, subtype="FLOAT")
+    np.testing.assert_allclose(load_audio(tmp_path / "stereo.wav"), both.mean(axis=0), atol=1e-6)
+    both.flags.writeable = False
+    mean = extract(both.mean(axis=0), beats=False)[0]
+    np.testing.assert_allclose(extract(both, beats=False)[0], mean, atol=1e-3)
 
 
 def mp3_with_frames(path, seconds, change):

@@ -155,8 +155,8 @@ def test_keys_are_named_from_their_tonic():
 
 
 def test_harmony_is_the_same_in_every_key_and_knows_major_from_minor():
-    major = np.array([[key == "x" for key in HARMONIES[0]]], float)
-    minor = np.array([[key == "x" for key in HARMONIES[1]]], float)
+    major = np.array([[key == "x" for key in HARMONIES["major"]]], float)
+    minor = np.array([[key == "x" for key in HARMONIES["minor"]]], float)
     song = np.repeat(np.concatenate([major, np.roll(major, 5), minor, np.roll(major, 7)]), 86, 0)
     song += np.random.default_rng(0).uniform(0, 0.1, song.shape)
     for shift in range(12):

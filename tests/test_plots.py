@@ -200,19 +200,19 @@ def test_confusion_shows_shares_and_leaves_zeros_empty():
     assert "predicted" in ax.get_xlabel() and "true" in ax.get_ylabel()
 
 
-def test_forest_is_sorted_and_tells_baselines_and_reference_apart():
-    estimates = {"SVM": estimate(0.6), "CNN": estimate(0.7), "majority": estimate(0.1)}
+def test_forest_is_sorted_and_tells_the_reference_apart():
+    estimates = {"LSTM": estimate(0.6), "CNN": estimate(0.7), "beat": estimate(0.1)}
     reference = {"CNN": estimate(0.8), "other": estimate(0.9)}
-    ax = plots.plot_forest(estimates, baselines=["SVM", "majority"], reference=reference, line=0.1)
-    assert texts(ax.get_yticklabels()) == ["majority", "SVM", "CNN"]  # from the bottom
+    ax = plots.plot_forest(estimates, reference=reference)
+    assert texts(ax.get_yticklabels()) == ["beat", "LSTM", "CNN"]  # from the bottom
     points = {}
     for point, interval in zip(ax.get_lines(), ax.collections):
         (x,), (y,) = point.get_data()
         points[x] = (y, point.get_color())
         np.testing.assert_allclose(interval.get_segments()[0][:, 0], [x - 0.05, x + 0.05])
     assert [points[value][0] for value in (0.1, 0.6, 0.7)] == [0, 1, 2] and len(points) == 4
-    assert 1 < points[0.8][0] < 2 and len({points[value][1] for value in (0.6, 0.7, 0.8)}) == 3
-    assert set(texts(ax.get_legend().get_texts())) == {"network", "baseline", "Emotify"}
+    assert 1 < points[0.8][0] < 2 and points[0.7][1] != points[0.8][1]
+    assert texts(ax.get_legend().get_texts()) == ["network", "Emotify"]
     assert plots.plot_forest({"CNN": estimate(0.7)}).get_legend() is None
 
 
@@ -220,19 +220,6 @@ def test_scatter_has_the_truth_across_and_the_prediction_up():
     ax = plots.plot_scatter([0.1, 0.9], [0.3, 0.6], axis="valence")
     np.testing.assert_allclose(ax.collections[0].get_offsets(), [[0.1, 0.3], [0.9, 0.6]])
     assert ax.get_xlabel() == "true valence" and ax.get_ylabel() == "predicted valence"
-
-
-def test_maps_are_a_grid_with_row_0_at_the_bottom(shown):
-    maps = np.zeros((5, 4, 6))
-    maps[:, 0] = 1  # a bright row
-    fig = plots.plot_maps(maps, columns=3, titles=list("abcde"), vmin=0, vmax=2, cmap="gray")
-    assert [ax.get_title() for ax in fig.axes] == list("abcde")
-    assert len({round(ax.get_position().x0, 3) for ax in fig.axes}) == 3
-    assert fig.axes[0].images[0].get_clim() == (0, 2)
-    plots.show(plots.plot_maps(maps[:1], columns=1, cmap="gray"), "One map.")
-    rows = pixels(shown[0][0])[:, :, 0]
-    dark = np.flatnonzero((rows == 0).mean(1) > 0.5)
-    assert dark.size and (rows[dark[-1] + 2] == 255).all()  # white lies below black
 
 
 # --- showing --------------------------------------------------------------------------------------
@@ -326,7 +313,7 @@ def test_the_text_of_a_figure_stays_where_numbers_may_differ():
 def test_a_table_in_html_and_in_text(shown):
     columns = {"F1": [0.51234, np.nan, 0.7, 0.7], "clips": [3, 4, 5, -0.0], "note": list("abcd")}
     frame = pd.DataFrame(columns, ["<b>", "b", "c", "d"])
-    plots.table(frame, "A table.", best="F1", key=True)
+    plots.table(frame, "A table.", best=["F1"], key=True)
     content, metadata = shown[0]
     assert metadata == {"caption": "A table.", "key": True}
     page, lines = Page(content["text/html"]), content["text/plain"].splitlines()
@@ -337,7 +324,7 @@ def test_a_table_in_html_and_in_text(shown):
     assert "-0.00" not in content["text/plain"] and lines[0].split() == list(columns)
     plots.table(frame.astype({"clips": int}), "Without its index.", index=False, digits=1)
     assert shown[2][0]["text/plain"].splitlines()[1].split() == ["0.5", "3", "a"]
-    plots.table(pd.DataFrame({"long": ["x" * 300]}), "Long.", best="long")
+    plots.table(pd.DataFrame({"long": ["x" * 300]}), "Long.", best=["long"])
     assert "x" * 300 in shown[4][0]["text/html"] and "strong" not in shown[4][0]["text/html"]
 
 
@@ -445,7 +432,6 @@ def test_names_in_figures_are_never_formulas(shown):
                 dict.fromkeys(names, HISTORY), lines=dict.fromkeys(names, 1), score=names[5]
             ),
             plots.plot_forest(dict.fromkeys(names, estimate(0.5)), xlabel=names[5]).figure,
-            plots.plot_maps(np.zeros((len(names), 2, 2)), titles=names, suptitle=names[5]),
         ):
             fig.set_layout_engine("none")  # so many long names leave no room
             plots.show(fig, names[5])
@@ -456,7 +442,7 @@ def test_names_in_figures_are_never_formulas(shown):
 def test_names_in_html_are_never_code(shown, name):
     """In captions, cells, headers, indices and alternative texts."""
     mpl.rcParams["figure.dpi"] = 40
-    plots.table(pd.DataFrame({name: [name]}, [name]), name, best=name)
+    plots.table(pd.DataFrame({name: [name]}, [name]), name, best=[name])
     plots.result_table({f"{name} {name}": 0.5}, [name], [name], {}, name)
     plots.player(SOUND, name, CHROMA, seconds=0.5)
     for content, _ in shown:
