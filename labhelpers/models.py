@@ -81,60 +81,27 @@ class Backbone(nn.Module):
 class LSTM(Backbone):
     """An LSTM over the frames of a clip. Notebook: 05.
 
-    As it stands it reads every row at every frame and is judged by its last state; the rest is what
-    step 5 adds:
-    bidirectional : a second LSTM reads each clip backwards, from its last real frame
-    pooling : "last", the state after the last frame of each direction, or "mean+max" over all
-    dropout : before the head; frames_per_step : so many frames are averaged to one time step
+    It reads every row at every frame. A clip's output is the same alone and in any batch.
 
-    A clip's output is the same alone and in any batch.
+    pooling : what is read of the states: "last", that of the last real frame, or "mean+max" of all
     """
 
-    def __init__(
-        self, reads, hidden=128, bidirectional=False, pooling="last", dropout=0.0, frames_per_step=1
-    ):
+    def __init__(self, reads, hidden=128, pooling="last"):
         if pooling not in ("last", "mean+max"):
             raise ValueError(f"pooling {pooling!r}; known: last, mean+max")
-        options = {"pooling": pooling, "dropout": dropout, "frames_per_step": frames_per_step}
-        super().__init__(reads, hidden=hidden, bidirectional=bidirectional, **options)
-        self.pooling, self.frames_per_step = pooling, frames_per_step
-        directions = 1 + bidirectional
-        # Two LSTMs, not torch's bidirectional one: that would begin in the padding, and packing
-        # against it is four times slower on a CPU.
-        lstms = [nn.LSTM(reads.n_features, hidden, batch_first=True) for _ in range(directions)]
-        self.directions = nn.ModuleList(lstms)
-        self.dropout = nn.Dropout(dropout)
-        self.out_features = hidden * directions * (2 if pooling == "mean+max" else 1)
+        super().__init__(reads, hidden=hidden, pooling=pooling)
+        self.pooling = pooling
+        self.lstm = nn.LSTM(reads.n_features, hidden, batch_first=True)
+        self.out_features = hidden * (2 if pooling == "mean+max" else 1)
 
     @torch.autocast("cpu", enabled=False)  # on most CPUs torch has no bf16 LSTM and fails
     def forward(self, x, lengths):
-        h = self.normalise(x)
-        if self.frames_per_step > 1:
-            h, lengths = average_frames(h, lengths, self.frames_per_step)
-        states = [self.directions[0](h)[0]]  # (B, T, F) -> (B, T, H)
-        if len(self.directions) == 2:
-            backward = self.directions[1](reverse_frames(h, lengths))[0]
-            states.append(reverse_frames(backward, lengths))
-        return self.dropout(self.pool(states, lengths))
-
-    def pool(self, states, lengths):
-        """States (B, T, H) of each direction -> (B, H) a direction, or (B, 2 H)."""
-        if self.pooling == "mean+max":
-            h = torch.cat(states, dim=-1)
-            mask = frame_mask(lengths, h.shape[1])[..., None]
-            mean = (h * mask).sum(1) / lengths[:, None]
-            return torch.cat([mean, h.masked_fill(~mask, float("-inf")).amax(1)], dim=1)
-        last = states[0][torch.arange(len(lengths), device=lengths.device), lengths - 1]
-        # The backward direction ends at the first frame: there it has read the whole clip.
-        return torch.cat([last, *(h[:, 0] for h in states[1:])], dim=1)
-
-
-def reverse_frames(x, lengths):
-    """Turn each sequence of x (B, T, F) around within its own length; padding stays at the end."""
-    frames = torch.arange(x.shape[1], device=x.device)
-    mirrored = lengths[:, None] - 1 - frames
-    order = torch.where(mirrored >= 0, mirrored, frames)  # (B, T)
-    return x.gather(1, order[..., None].expand_as(x))
+        h = self.lstm(self.normalise(x))[0]  # (B, T, F) -> (B, T, H)
+        if self.pooling == "last":
+            return h[torch.arange(len(h), device=h.device), lengths - 1]
+        mask = frame_mask(lengths, h.shape[1])[..., None]
+        mean = (h * mask).sum(1) / lengths[:, None]
+        return torch.cat([mean, h.masked_fill(~mask, float("-inf")).amax(1)], dim=1)
 
 
 class Block(nn.Sequential):

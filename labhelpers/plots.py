@@ -374,7 +374,7 @@ def _mark_beats(ax, beats, true_beats):
         look = {"color": colour, "linewidth": 1.2, "transform": ax.get_xaxis_transform()}
         ax.vlines(times, ends[i + 1], ends[i], label=name, **look)
     look = {"frameon": True, "facecolor": "0.2", "labelcolor": "white", "fontsize": 8}
-    ax.legend(loc="upper right", **look)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, **look)
 
 
 def plot_class_counts(counts: pd.Series, ax=None, *, title="", colours=COLOURS[0]):
@@ -459,7 +459,7 @@ def plot_forest(estimates: dict, ax=None, *, reference=None, title="", xlabel=""
             look = {"color": GREY, "fmt": "D"}
             kinds[REFERENCE] = _interval(ax, place - 0.25, reference[label], look)
     if len(kinds) > 1:
-        ax.legend(list(kinds.values()), list(kinds), fontsize=8)
+        ax.legend(list(kinds.values()), list(kinds), fontsize=8, loc="lower right")
     ax.set_yticks(range(len(labels)), labels)
     ax.set(title=title, xlabel=xlabel, ylim=(-0.6, len(labels) - 0.4))
     return ax
