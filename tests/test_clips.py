@@ -166,13 +166,16 @@ def test_batches_hold_every_clip_once_with_its_own_rows_and_label(genre, feature
     assert count == len(genre)
 
 
-def test_shuffled_batches_are_another_order_each_time(genre):
+def test_shuffled_batches_are_another_order_each_time_or_that_of_a_generator(genre):
+    def order(seed=None):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        drawn = batches(genre, 10, shuffle=True, generator=generator)
+        return [round(float(clip.sum()), 2) for x, _, _ in drawn for clip in x[:, 0]]
+
     torch.manual_seed(0)
-    orders = []
-    for _ in range(2):
-        parts = [(x, y) for x, _, y in batches(genre, 10, shuffle=True)]
-        orders.append([round(float(clip.sum()), 2) for x, _ in parts for clip in x[:, 0]])
-    assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
+    first, second = order(), order()
+    assert sorted(first) == sorted(second) and first != second
+    assert order(1) == order(1) != order(2)
 
 
 def test_shuffled_clips_keep_their_labels(genre):

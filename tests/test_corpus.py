@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import unicodedata
+from functools import partial
 
 import numpy as np
 import pytest
@@ -216,12 +217,18 @@ def test_fingerprint_notices_every_change_and_no_move(corpus, tmp_path):
     assert moved.fingerprint == corpus.fingerprint
     array = corpus.root / "multitask_dataset" / "train" / "9.fused.full.npy"
     changes = [
-        lambda: save(array, np.full_like(load_array(array), -40.0)),  # of the same size
         lambda: array.rename(array.with_name("10000.fused.full.npy")),
-        lambda: genre_file(corpus).write_text(genre_file(corpus).read_text() + "\n"),
         lambda: (corpus.root / "class_mapping.json").write_text("{}"),
+        lambda: (corpus.root / "audio.tsv").write_text("Id\tPath\n"),
         lambda: (corpus.root / "fma_genre_spectrograms_beat" / "groups.txt").unlink(),
     ]
+    for folder in corpus.root.iterdir():
+        for split in ("train", "test"):
+            clip = max((folder / split).iterdir())
+            other = np.full_like(load_array(clip), -40.0)  # of the same size
+            changes.append(partial(save, clip, other))
+        for file in folder.glob("*.txt"):
+            changes.append(partial(file.write_text, file.read_text() + "\n"))
     for change in changes:
         change()
         prints.add(Corpus(corpus.root).fingerprint)
