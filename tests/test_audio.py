@@ -233,12 +233,10 @@ ONE_BAD = np.where(np.arange(22050) == 9000, np.nan, tone(1))
         (np.zeros(0), "not readable as audio|no audio"),
         (np.zeros(22050), "silent"),
         (np.full(22050, 0.5), "silent"),  # a constant current
-        (np.full(22050, 0.3), "silent"),
         (1e-6 * tone(1), "silent"),
         (tone(0.05), "less than one frame"),
         (ONE_BAD, "NaN"),
         (tone(1) * 1e30, "samples up to"),
-        (tone(1).astype(float) * 1e39, "infinite"),
     ],
 )
 def test_bad_audio_gets_a_sentence_with_the_file_and_the_fix(tmp_path, content, reason):
