@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from labhelpers.audio import (
-    AudioError,
-    beat_sync,
-    extract,
-    load_audio,
-    percussive,
-    resynthesise,
-)
+from labhelpers.audio import AudioError, beat_sync, extract, load_audio, percussive, resynthesise
 
 av = pytest.importorskip("av")
 
