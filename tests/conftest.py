@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from helpers import make_corpus
+from helpers import make_corpus, save
+
+from labhelpers.clips import load_clips
+from labhelpers.corpus import load_array
 
 torch.set_num_threads(1)  # the models are tiny
 
@@ -26,3 +29,20 @@ def shared_corpus(tmp_path_factory):
     genres = ("Rock", "Blues", "Jazz", "Pop")
     root = tmp_path_factory.mktemp("shared") / "tiny"
     return make_corpus(root, genres=genres, train=16, test=4, affect=(60, 10), tracks=2)
+
+
+@pytest.fixture(scope="session")
+def awkward(tmp_path_factory):
+    """Training, validation and test clips of genres, as a corpus can be at its worst.
+
+    Tracks have three clips, validation lacks a class, test clip 501 is training clip 11 again, 502
+    an outlier, and 503 one frame long.
+    """
+    corpus = make_corpus(tmp_path_factory.mktemp("awkward") / "c", train=9, tracks=3)
+    folder = corpus.folder("genre")
+    twin = load_array(folder / "train" / "11.fused.full.npy")
+    for clip, array in (("501", twin), ("502", 1e4 * twin), ("503", twin[:, :1])):
+        save(folder / "test" / f"{clip}.fused.full.npy", array)
+    clips, test = load_clips(corpus, "genre"), load_clips(corpus, "genre", "test")
+    judged = (clips.y < 2) & torch.tensor([group.endswith(("2", "5")) for group in clips.groups])
+    return clips.subset(~judged), clips.subset(judged), test

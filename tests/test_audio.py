@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from labhelpers.audio import (
-    AudioError,
-    beat_sync,
-    extract,
-    load_audio,
-    percussive,
-    resynthesise,
-)
+from labhelpers.audio import AudioError, beat_sync, extract, load_audio, percussive, resynthesise
 
 av = pytest.importorskip("av")
 
@@ -84,7 +77,8 @@ def test_resynthesis_sounds_like_the_spectrogram():
     again = extract(y, beats=False)[0][:128]
     loud = mel[:, : again.shape[1]] > -40
     assert np.abs(again - mel[:, : again.shape[1]])[loud].mean() < 3  # dB
-    np.testing.assert_array_equal(y, resynthesise(mel))
+    np.testing.assert_array_equal(y, resynthesise(mel, seed=0))
+    assert np.abs(y - resynthesise(mel, seed=1)).max() > 0.01
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -232,12 +226,10 @@ ONE_BAD = np.where(np.arange(22050) == 9000, np.nan, tone(1))
         (np.zeros(0), "not readable as audio|no audio"),
         (np.zeros(22050), "silent"),
         (np.full(22050, 0.5), "silent"),  # a constant current
-        (np.full(22050, 0.3), "silent"),
         (1e-6 * tone(1), "silent"),
         (tone(0.05), "less than one frame"),
         (ONE_BAD, "NaN"),
         (tone(1) * 1e30, "samples up to"),
-        (tone(1).astype(float) * 1e39, "infinite"),
     ],
 )
 def test_bad_audio_gets_a_sentence_with_the_file_and_the_fix(tmp_path, content, reason):

@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import unicodedata
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,16 +38,13 @@ def test_labels_come_in_the_files_order_whatever_the_names_say(corpus):
         for split in ("train", "test"):
             table = corpus.labels("genre", split, beat)
             lines = (corpus.folder("genre", beat) / f"{split}_labels.txt").read_text().splitlines()
-            expected = [line.split(".")[0] for line in lines[1:]]
-            assert table["id"].tolist() == expected
-            assert all(
-                path.name.split(".")[0] == clip for clip, path in zip(expected, table["path"])
-            )
-            assert table["genre"].tolist() == [line.split("\t")[1] for line in lines[1:]]
-    table = corpus.labels("affect")
+            names, genres = zip(*(line.split("\t") for line in lines[1:]))
+            assert table["id"].tolist() == [name.split(".")[0] for name in names]
+            assert table["path"].map(lambda path: path.name.split(".")[0]).equals(table["id"])
+            assert table["genre"].tolist() == list(genres)
     lines = affect_file(corpus).read_text().splitlines()
     values = [[float(number) for number in line.split(",")[1:]] for line in lines[1:]]
-    np.testing.assert_array_equal(table[list(AFFECT)], values)
+    np.testing.assert_array_equal(corpus.labels("affect")[list(AFFECT)], values)
 
 
 def test_withheld_test_clips_come_in_natural_order(corpus):
@@ -163,33 +161,21 @@ def test_arrays_of_any_number_type(tmp_path, gz, dtype):
     np.testing.assert_array_equal(result, array.astype(dtype).astype(np.float32))
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((139, 4)),
-        np.zeros((140, 0)),
-        np.zeros(140),
-        np.full((140, 4), np.nan),
-        np.full((140, 4), 1e300),
-        np.full((140, 4), "x"),
-        np.full((140, 4), 1j),
-    ],
-)
-def test_what_is_no_clip_is_named(tmp_path, array):
+NO_CLIPS = [((139, 4), 0), ((140, 0), 0), (140, 0)]
+NO_CLIPS += [((140, 4), value) for value in (np.nan, 1e300, "x", 1j)]
+
+
+@pytest.mark.parametrize("shape, value", NO_CLIPS)
+def test_what_is_no_clip_is_named(tmp_path, shape, value):
     with pytest.raises(CorpusError, match="1.npy: not usable"):
-        load_array(save(tmp_path / "1.npy", array))
+        load_array(save(tmp_path / "1.npy", np.full(shape, value)))
 
 
 def test_damaged_files_and_pickles_are_named(tmp_path):
     path = save(tmp_path / "1.npy", np.zeros((140, 20), np.float32), gz=True)
-    content = path.read_bytes()
-    for spoilt in (
-        content[:-20],
-        content[:30],
-        b"",
-        b"no array",
-        content[:60] + b"xx" + content[62:],
-    ):
+    whole = path.read_bytes()
+    flipped = whole[:60] + b"xx" + whole[62:]
+    for spoilt in (whole[:-20], whole[:30], b"", b"no array", flipped):
         path.write_bytes(spoilt)
         with pytest.raises(CorpusError, match="not usable"):
             load_array(path)
@@ -216,12 +202,18 @@ def test_fingerprint_notices_every_change_and_no_move(corpus, tmp_path):
     assert moved.fingerprint == corpus.fingerprint
     array = corpus.root / "multitask_dataset" / "train" / "9.fused.full.npy"
     changes = [
-        lambda: save(array, np.full_like(load_array(array), -40.0)),  # of the same size
         lambda: array.rename(array.with_name("10000.fused.full.npy")),
-        lambda: genre_file(corpus).write_text(genre_file(corpus).read_text() + "\n"),
         lambda: (corpus.root / "class_mapping.json").write_text("{}"),
+        lambda: (corpus.root / "audio.tsv").write_text("Id\tPath\n"),
         lambda: (corpus.root / "fma_genre_spectrograms_beat" / "groups.txt").unlink(),
     ]
+    for folder in corpus.root.iterdir():
+        for split in ("train", "test"):
+            clip = max((folder / split).iterdir())
+            other = np.full_like(load_array(clip), -40.0)  # of the same size
+            changes.append(partial(save, clip, other))
+        for file in folder.glob("*.txt"):
+            changes.append(partial(file.write_text, file.read_text() + "\n"))
     for change in changes:
         change()
         prints.add(Corpus(corpus.root).fingerprint)
