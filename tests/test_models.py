@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from labhelpers.clips import Reads, batches, load_clips
 from labhelpers.models import (
@@ -16,16 +15,10 @@ from labhelpers.models import (
     average_frames,
     build_model,
     load_model,
-    reverse_frames,
 )
 
 LENGTHS = (37, 5, 21, 1, 40, 16)
-LSTMS = [
-    {},
-    {"bidirectional": True},
-    {"pooling": "mean+max"},
-    {"bidirectional": True, "pooling": "mean+max", "frames_per_step": 3},
-]
+LSTMS = [{}, {"pooling": "mean+max"}]
 CNNS = [{}, {"frames_per_column": 1}, {"pools": ((3, 3), (1, 2), (2, 4), (2, 2))}]
 
 
@@ -74,7 +67,7 @@ def test_a_clips_output_is_the_same_alone_and_in_any_batch(make):
 def test_the_plain_lstm_is_the_assignments():
     """One layer, one direction, every row at every frame, judged by its last state."""
     backbone = ready(LSTM(Reads("chroma"), 8))
-    (lstm,) = backbone.directions
+    lstm = backbone.lstm
     assert lstm.input_size == 12 and lstm.num_layers == 1 and not lstm.bidirectional
     x, lengths = batch(clips(12))
     outputs, _ = lstm(backbone.normalise(x))
@@ -82,45 +75,29 @@ def test_the_plain_lstm_is_the_assignments():
     torch.testing.assert_close(backbone(x, lengths), last)
 
 
-def test_lstm_is_torchs_bidirectional_lstm_on_packed_sequences():
-    torch.manual_seed(0)
-    ours = LSTM(Reads("chroma"), 8, bidirectional=True).eval()
-    theirs = nn.LSTM(12, 8, bidirectional=True, batch_first=True)
-    with torch.no_grad():
-        for cell, suffix in zip(ours.directions, ("", "_reverse")):
-            for name, value in cell.named_parameters():
-                getattr(theirs, name + suffix).copy_(value)
-    x, lengths = batch(clips(12))
-    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-    _, (state, _) = theirs(packed)
-    expected = torch.cat([state[0], state[1]], dim=1)
-    torch.testing.assert_close(ours(x, lengths), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_pooling_is_mean_and_maximum_over_real_frames():
     backbone = ready(LSTM(Reads("chroma"), 8, pooling="mean+max"))
     (part,) = clips(12, (30,))
-    states = backbone.directions[0](backbone.normalise(part[None]))[0][0]
+    states = backbone.lstm(backbone.normalise(part[None]))[0][0]
     expected = torch.cat([states.mean(0), states.amax(0)])
     torch.testing.assert_close(backbone(*batch([part], 50))[0], expected)
     with pytest.raises(ValueError, match=r"known: last, mean\+max"):
         LSTM(Reads("chroma"), pooling="max")
 
 
-def test_reversing_and_averaging_frames():
+def test_averaging_frames():
     x = torch.arange(1.0, 6)[None, :, None].repeat(2, 1, 1)
     lengths = torch.tensor([3, 5])
-    assert reverse_frames(x, lengths)[..., 0].tolist() == [[3, 2, 1, 4, 5], [5, 4, 3, 2, 1]]
     means, remain = average_frames(x, lengths, 2)
     assert means[..., 0].tolist() == [[1.5, 3, 0], [1.5, 3.5, 5]] and remain.tolist() == [2, 3]
 
 
 def test_dropout_acts_in_training_alone():
     torch.manual_seed(0)
-    x, lengths = batch(clips(12, (30,) * 64))
-    backbone = LSTM(Reads("chroma"), 32, dropout=0.5).train()
-    share = (backbone(x, lengths) == 0).float().mean()
-    assert 0.4 < share < 0.6 and (backbone.eval()(x, lengths) != 0).all()
+    x, lengths = batch(clips(128, (30,) * 16))
+    backbone = CNN(Reads("mel"), dropout=0.5).train()
+    dropped = (backbone(x, lengths) == 0).float().mean()
+    assert 0.4 < dropped < 0.7 and (backbone.eval()(x, lengths) == 0).float().mean() < 0.3
 
 
 # --- the CNN --------------------------------------------------------------------------------------
@@ -211,7 +188,7 @@ def test_a_regressor_learns_its_own_axes_in_its_own_order(shared_corpus):
 
 SAVED = [
     lambda: Classifier(CNN(Reads("mel", window=16, n_windows=3), (2, 2), ((2, 4), (2, 4))), "ab"),
-    lambda: Classifier(LSTM(Reads("fused", beat=True), 4, **LSTMS[3]), "abc"),
+    lambda: Classifier(LSTM(Reads("fused", beat=True), 4, **LSTMS[1]), "abc"),
     lambda: Regressor(CNN(Reads("mel"), (2,), ((2, 2),)), ("energy",), scaled=False),
 ]
 

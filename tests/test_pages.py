@@ -114,7 +114,8 @@ def out(tmp_path_factory):
 
 def write(out, author="Ada Lovelace", **corpus):
     about = {"name": "tiny", "root": "", "sample": True, "counts": []} | corpus
-    return write_report(out, load_state(out) | {"corpus": about, "author": author})
+    state = load_state(out if (out / "run.json").exists() else out / "new")
+    return write_report(out, state | {"corpus": about, "author": author})
 
 
 def elements(page):
