@@ -253,7 +253,7 @@ def write_report(out: Path, state: dict) -> str:
 def fingerprint(out: Path, state: dict) -> str:
     """Of all that pages are made of, and of which files there are: one that is lost is missed."""
     paths = [*out.glob("notebooks/*.ipynb"), *out.glob("records/*.json"), *TEMPLATES.iterdir()]
-    paths += [*Path(__file__).parent.glob("*.py"), *(PROJECT / "labhelpers").glob("*.py")]
+    paths += [*Path(__file__).parent.glob("*.py"), *(PROJECT / "labhelpers").glob("*.*")]
     made = sorted(path.name for kind in ("html", "pdf", "zip") for path in out.rglob(f"*.{kind}"))
     contents = [(path.name, path.read_bytes()) for path in sorted(paths)]
     return digest({**state, "pages": ""}, has_libraries(), made, contents)
@@ -332,7 +332,7 @@ def render(path: Path, template: str, **context) -> None:
 def write_zip(target: Path, out: Path, staging: Path) -> None:
     """Notebooks with outputs, package, scripts and report; the same bytes for the same files."""
     own = ["LICENSE", "README.md", "pyproject.toml", "Makefile", "environment.yml"]
-    own += ["labhelpers/*.py", "scripts/*.py", "scripts/templates/*"]
+    own += ["labhelpers/*.*", "scripts/*.py", "scripts/templates/*"]
     ran = ["notebooks/[0-9]*.ipynb", "records/[0-9]*.json", "solution.txt"]
     parts = {PROJECT: own, out: ran, staging: ["index.html", "*.pdf", "html/*.html"]}
     with zipfile.ZipFile(target, "w") as archive:

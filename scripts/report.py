@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -251,7 +252,8 @@ class Run:
     def key(self, name: str) -> str:
         """Hash of all that a notebook's outputs follow from."""
         book = self.notebooks[name]
-        package = [(path.name, path.read_bytes()) for path in sorted(PACKAGE.glob("*.py"))]
+        paths = sorted(set(PACKAGE.glob("*.*")) - set(PACKAGE.glob("*.md")))
+        package = [(path.name, path.read_bytes()) for path in paths]
         upstream = [record_digest(self.out, other) for other in book.needs]
         return digest(book.code, package, self.given[name], self.corpus.fingerprint, upstream)
 
@@ -278,16 +280,22 @@ class Run:
         books, entries = self.notebooks, self.state["notebooks"]
         graph = TopologicalSorter({name: books.keys() & book.needs for name, book in books.items()})
         graph.prepare()
+        finished = queue.SimpleQueue()
+        put = {"callback": finished.put, "error_callback": finished.put}
         with ThreadPool(jobs) as pool:
             while graph.is_active():
-                ready = sorted(graph.get_ready(), key=lambda name: -books[name].seconds)
-                for name, entry in pool.imap_unordered(self.update, ready):
-                    result = entry["problem"] or f"{entry['seconds']:.0f} s"
-                    result = "unchanged" if entry is entries.get(name) else result
-                    print("\n".join([f"{name:28} {result}", *entry["warnings"]]), flush=True)
-                    entries[name] = entry
-                    save_state(self.out, self.state)
-                graph.done(*ready)
+                for name in sorted(graph.get_ready(), key=lambda name: -books[name].seconds):
+                    pool.apply_async(self.update, [name], **put)
+                outcome = finished.get()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                name, entry = outcome
+                result = entry["problem"] or f"{entry['seconds']:.0f} s"
+                result = "unchanged" if entry is entries.get(name) else result
+                print("\n".join([f"{name:28} {result}", *entry["warnings"]]), flush=True)
+                entries[name] = entry
+                save_state(self.out, self.state)
+                graph.done(name)
         return [name for name in books if entries[name]["problem"]]
 
     def update(self, name: str) -> tuple[str, dict]:
