@@ -67,6 +67,19 @@ def save(path, array, gz=False):
     return path
 
 
+def watched(monkeypatch, owner, name, note):
+    """Let owner.name note something at each call: note(result, *arguments). Returns the notes."""
+    notes, real = [], getattr(owner, name)
+
+    def call(*arguments, **options):
+        result = real(*arguments, **options)
+        notes.append(note(result, *arguments))
+        return result
+
+    monkeypatch.setattr(owner, name, call)
+    return notes
+
+
 def write_lines(path, lines, newline="\n", encoding="utf-8"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes((newline.join(lines) + newline).encode(encoding))

@@ -4,18 +4,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from labhelpers.clips import Reads, batches, load_clips
-from labhelpers.models import (
-    CNN,
-    LSTM,
-    Classifier,
-    Regressor,
-    average_frames,
-    build_model,
-    load_model,
-)
+from labhelpers.models import CNN, LSTM, Classifier, Regressor, average_frames, load_model
 
 LENGTHS = (37, 5, 21, 1, 40, 16)
 LSTMS = [{}, {"pooling": "mean+max"}]
@@ -78,9 +69,9 @@ def test_the_plain_lstm_is_the_assignments():
 def test_pooling_is_mean_and_maximum_over_real_frames():
     backbone = ready(LSTM(Reads("chroma"), 8, pooling="mean+max"))
     (part,) = clips(12, (30,))
-    states = backbone.lstm(backbone.normalise(part[None]))[0][0]
-    expected = torch.cat([states.mean(0), states.amax(0)])
-    torch.testing.assert_close(backbone(*batch([part], 50))[0], expected)
+    states = backbone.lstm(backbone.normalise(part[None]))[0]
+    expected = torch.cat([states.mean(1), states.amax(1)], dim=1)
+    torch.testing.assert_close(backbone(*batch([part], 50)), expected)
     with pytest.raises(ValueError, match=r"known: last, mean\+max"):
         LSTM(Reads("chroma"), pooling="max")
 
@@ -155,7 +146,6 @@ def test_classifier_is_softmax_and_cross_entropy():
     torch.testing.assert_close(probabilities.sum(1), torch.ones(6))
     expected = -probabilities[range(6), y].log().mean()
     torch.testing.assert_close(model.loss(outputs, model.targets(y)), expected)
-    torch.testing.assert_close(F.cross_entropy(outputs, y), expected)
 
 
 def test_regressors_loss_is_in_variances_of_the_labels_or_plain(shared_corpus):
@@ -208,8 +198,6 @@ def test_a_checkpoint_brings_back_the_model_and_what_it_reads(make, tmp_path, sh
     model.eval()
     torch.testing.assert_close(twin.decode(twin(x, lengths)), model.decode(model(x, lengths)))
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
-    other = build_model(model.config)
-    assert other.config == model.config
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
@@ -219,12 +207,10 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     model = Classifier(LSTM(Reads("chroma"), 4), "ab")
     model.save(path)
     content = path.read_bytes()
-    for spoilt in (b"", b"text", content[: len(content) // 2]):
-        path.write_bytes(spoilt)
-        with pytest.raises(ValueError, match="model.pt: not a checkpoint"):
-            load_model(path)
     with torch.no_grad():
         model.head.bias[0] = float("nan")
     model.save(path)
-    with pytest.raises(ValueError, match="not a checkpoint"):
-        load_model(path)
+    for spoilt in (path.read_bytes(), b"", b"text", content[: len(content) // 2]):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="model.pt: not a checkpoint"):
+            load_model(path)

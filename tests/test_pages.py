@@ -312,14 +312,10 @@ def assert_dead(body):
                 assert name == "href" or value.startswith("data:")
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_payloads_are_dead(payload):
-    assert_dead(clean(payload))
-
-
 def test_payloads_in_a_notebook_are_dead_everywhere(tmp_path):
     cells = [text(f"# Evil {PAYLOADS[0]}")]
     for payload in PAYLOADS:
+        assert_dead(clean(payload))
         table = TABLE.replace("0.75", payload)
         cells += [
             text(f"> **5α.** {payload}\n\n**Answer.** {payload}", "answer"),
