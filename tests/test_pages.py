@@ -246,7 +246,9 @@ def test_a_kill_while_pages_are_written_leaves_the_old_ones(out):
     process.kill()
     process.join()
     assert (out / ".pages").exists() and before.items() <= files(out).items()
-    write(out)  # what it left is no hindrance
+    with open(out / "index.html", encoding="utf-8") as index:
+        write(out, "Else")  # what the kill left is no hindrance
+        assert "Ada Lovelace" in index.read()  # whole files take the place of others
     assert not (out / ".pages").exists()
     assert (out / "html" / "thesis.html").read_text() == "mine"
 
