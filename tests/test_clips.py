@@ -5,17 +5,8 @@ import pytest
 import torch
 from helpers import make_corpus, noise, save
 
-from labhelpers.clips import (
-    FEATURES,
-    Clips,
-    Reads,
-    batches,
-    even_starts,
-    k_folds,
-    load_clips,
-    random_starts,
-    train_val_split,
-)
+from labhelpers import clips as windows
+from labhelpers.clips import Clips, Reads, batches, k_folds, load_clips, train_val_split
 from labhelpers.corpus import Corpus, CorpusError, CorpusWarning, load_array
 
 
@@ -136,7 +127,7 @@ def test_too_few_clips_for_a_split_are_told(tmp_path):
 # --- batches and windows --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("features", windows.FEATURES)
 def test_batches_hold_every_clip_once_with_its_own_rows_and_label(genre, features):
     reads = Reads(features)
     count = 0
@@ -172,12 +163,12 @@ def test_shuffled_clips_keep_their_labels(genre):
 def test_windows_lie_in_their_clip_and_reach_all_of_it(genre):
     lengths = genre.lengths
     torch.manual_seed(0)
-    starts = torch.stack([random_starts(lengths, 16) for _ in range(300)])
+    starts = torch.stack([windows.random_starts(lengths, 16) for _ in range(300)])
     assert (starts >= 0).all() and (starts + 16 <= lengths).all()
     assert (starts.amin(0) == 0).all() and (starts.amax(0) == lengths - 16).all()
-    even = even_starts(lengths, 16, 5)
+    even = windows.even_starts(lengths, 16, 5)
     assert (even[0] == 0).all() and (even[-1] == lengths - 16).all()
-    assert (even_starts(torch.tensor([10]), 16, 3) == 0).all()
+    assert (windows.even_starts(torch.tensor([10]), 16, 3) == 0).all()
 
 
 def test_what_lies_beyond_a_clips_end_is_silence(genre):

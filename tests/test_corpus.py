@@ -11,16 +11,7 @@ import numpy as np
 import pytest
 from helpers import make_corpus, noise, save, write_lines
 
-from labhelpers.corpus import (
-    AFFECT,
-    CLASS_MAPPING,
-    Corpus,
-    CorpusError,
-    CorpusWarning,
-    find_corpus,
-    load_array,
-    locate,
-)
+from labhelpers.corpus import Corpus, CorpusError, CorpusWarning, find_corpus, load_array
 
 
 def genre_file(corpus):
@@ -45,7 +36,8 @@ def test_labels_come_in_the_files_order_whatever_the_names_say(corpus):
             assert table["genre"].tolist() == list(genres)
     lines = affect_file(corpus).read_text().splitlines()
     values = [[float(number) for number in line.split(",")[1:]] for line in lines[1:]]
-    np.testing.assert_array_equal(corpus.labels("affect")[list(AFFECT)], values)
+    table = corpus.labels("affect")[["valence", "energy", "danceability"]]
+    np.testing.assert_array_equal(table, values)
 
 
 def test_withheld_test_clips_come_in_natural_order(corpus):
@@ -126,7 +118,7 @@ def test_groups_are_those_of_the_file_of_the_task(corpus):
 
 
 def test_own_class_mapping(corpus):
-    assert corpus.mapping is CLASS_MAPPING
+    assert corpus.mapping["Psych-Rock"] == "Rock"
     path = corpus.root / "class_mapping.json"
     path.write_text('{"Rock": "Loud", "Blues": "Loud", "Jazz": null}', encoding="utf-8")
     assert Corpus(corpus.root).mapping["Jazz"] is None
@@ -258,8 +250,9 @@ def test_a_corpus_that_is_not_there_is_said(places, tmp_path):
 
 def test_links_in_a_circle_end(tmp_path):
     os.symlink(tmp_path, tmp_path / "loop")
-    assert locate(tmp_path) is None
+    with pytest.raises(CorpusError, match="no fma_genre"):
+        find_corpus(tmp_path)
     root = make_corpus(tmp_path / "2024" / "x", train=2, test=1, affect=(4, 1)).root
     os.symlink(root, tmp_path / "0")
-    assert locate(tmp_path / "0") == tmp_path / "0"
+    assert find_corpus(tmp_path / "0").root.samefile(root)
     assert find_corpus(tmp_path / "2024").root == root

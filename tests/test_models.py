@@ -1,5 +1,7 @@
 """The networks: no padding in an output, losses mean what they say, checkpoints come back."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,12 @@ from labhelpers.clips import Reads, batches, load_clips
 from labhelpers.models import CNN, LSTM, Classifier, Regressor, average_frames, load_model
 
 LENGTHS = (37, 5, 21, 1, 40, 16)
-LSTMS = [{}, {"pooling": "mean+max"}]
-CNNS = [{}, {"frames_per_column": 1}, {"pools": ((3, 3), (1, 2), (2, 4), (2, 2))}]
+BACKBONES = [
+    partial(LSTM, Reads("chroma"), 8),
+    partial(LSTM, Reads("chroma"), 8, pooling="mean+max"),
+    partial(CNN, Reads("mel"), (2, 3, 4, 5)),
+    partial(CNN, Reads("mel"), (2, 3), ((3, 3), (1, 2)), frames_per_column=1),
+]
 
 
 def clips(rows, lengths=LENGTHS, seed=0):
@@ -32,11 +38,7 @@ def ready(backbone):
     return backbone.eval()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [lambda options=options: LSTM(Reads("chroma"), 8, **options) for options in LSTMS]
-    + [lambda options=options: CNN(Reads("mel"), (2, 3, 4, 5), **options) for options in CNNS],
-)
+@pytest.mark.parametrize("make", BACKBONES)
 def test_a_clips_output_is_the_same_alone_and_in_any_batch(make):
     torch.manual_seed(0)
     backbone = ready(make())
@@ -94,21 +96,15 @@ def test_dropout_acts_in_training_alone():
 # --- the CNN --------------------------------------------------------------------------------------
 
 
-def test_a_block_is_convolution_norm_relu_pooling_in_that_order():
-    backbone = CNN(Reads("mel"))
-    assert len(backbone.blocks) == 4 and backbone.out_features == 2 * 128 * 2
-    for block in backbone.blocks:
-        kinds = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
-        assert [type(part) for part in block] == kinds and block[0].kernel_size == (3, 3)
-
-
-def test_cnn_is_its_blocks_then_mean_and_maximum_over_time():
+def test_cnn_is_blocks_of_four_layers_then_mean_and_maximum_over_time():
     torch.manual_seed(0)
     backbone = ready(CNN(Reads("mel"), (2, 3, 4, 5), frames_per_column=2))
     (part,) = clips(128, (64,))
     h = ((part + 40) / 20).unflatten(0, (-1, 2)).mean(1)[None, None]
     for block in backbone.blocks:
         h = block(h)
+        kinds = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+        assert [type(part) for part in block] == kinds and block[0].kernel_size == (3, 3)
     h = h.transpose(2, 3).flatten(1, 2)
     expected = torch.cat([h.mean(2), h.amax(2)], dim=1)
     torch.testing.assert_close(backbone(*batch([part])), expected, rtol=1e-5, atol=1e-6)
@@ -155,9 +151,6 @@ def test_regressors_loss_is_in_variances_of_the_labels_or_plain(shared_corpus):
         model = Regressor(LSTM(Reads("chroma"), 4), scaled=scaled).start_from(ds)
         mean = torch.zeros(len(y), 3)  # outputs that predict the mean of the labels
         torch.testing.assert_close(model.decode(mean), y.mean(0).expand(len(y), 3))
-        expected = 3.0 if scaled else float(y.var(0).sum())
-        factor = (len(y) - 1) / len(y)
-        assert float(model.loss(mean, model.targets(y))) == pytest.approx(expected * factor)
         outputs = torch.randn(len(y), 3)
         errors = (model.decode(outputs) - y) / (y.std(0) if scaled else 1)
         torch.testing.assert_close(model.loss(outputs, y), errors.square().mean(0).sum())
@@ -178,7 +171,7 @@ def test_a_regressor_learns_its_own_axes_in_its_own_order(shared_corpus):
 
 SAVED = [
     lambda: Classifier(CNN(Reads("mel", window=16, n_windows=3), (2, 2), ((2, 4), (2, 4))), "ab"),
-    lambda: Classifier(LSTM(Reads("fused", beat=True), 4, **LSTMS[1]), "abc"),
+    lambda: Classifier(LSTM(Reads("fused", beat=True), 4, pooling="mean+max"), "abc"),
     lambda: Regressor(CNN(Reads("mel"), (2,), ((2, 2),)), ("energy",), scaled=False),
 ]
 

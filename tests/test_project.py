@@ -102,17 +102,14 @@ def commands(page):
 def test_commands_are_known(page):
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.M)) | set(SERIES)
     for command in commands(page):
-        words = command.split()
-        options = re.findall(r"--?[a-z][\w-]*", command.partition(" -m ")[2])
+        goals, _, options = command.removeprefix("make ").partition(" ARGS=")
         script = "scripts.report"
-        if words[0] == "make":
-            goals = [word for word in words[1:] if re.fullmatch(r"[\w-]+", word)]
-            assert words[1] in targets, command
-            arguments = re.search(r'ARGS="([^"]*)"', command)
-            options = re.findall(r"(?<!\S)--?[a-z][\w-]*", arguments[1]) if arguments else []
-            assert arguments or set(goals) <= targets, command
+        if command.startswith("make "):
+            assert set(goals.split()) <= targets, command
         else:
-            script = words[words.index("-m") + 1]
+            script, *_ = command.partition(" -m ")[2].split()
+            options = command.partition(" -m ")[2]
+        options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", options)
         if script.startswith("scripts."):
             source = (ROOT / (script.replace(".", "/") + ".py")).read_text(encoding="utf-8")
             known = set(re.findall(r'"(--?[a-z][\w-]*)"', source)) | {"--help"}

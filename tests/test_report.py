@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+from helpers import make_corpus
 
 from labhelpers.corpus import PROJECT, Corpus
 from scripts import report
@@ -43,13 +44,10 @@ def write_notebook(path, *code, parameters="N = 3"):
 
 
 def write_corpus(root):
-    """Two genre clips for each split, and no affect labels."""
-    folder = root / "fma_genre_spectrograms"
-    for split in ("train", "test"):
-        (folder / split).mkdir(parents=True)
-        (folder / f"{split}_labels.txt").write_text("Id\tGenre\n1\tRock\n2\tFolk\n")
-        for clip in (1, 2):
-            np.save(folder / split / f"{clip}.fused.full.npy", np.zeros((140, 9), "f4"))
+    """Three genre clips for each split, and no affect labels."""
+    make_corpus(root, train=1, test=1, affect=(1, 1))
+    for folder in root.glob("multitask*"):
+        shutil.rmtree(folder)
     return root
 
 
@@ -126,7 +124,7 @@ def test_only_what_changed_is_run_again(house, done, monkeypatch):
     assert len(stale(run(fresh=True))) == 3
     with changed(house / "labhelpers" / "audio.py", b"RATE = 2\n"):
         assert len(stale(run())) == 3
-    array = house / "music" / "fma_genre_spectrograms" / "train" / "1.fused.full.npy"
+    array = house / "music" / "fma_genre_spectrograms" / "train" / "11.fused.full.npy"
     with changed(array, array.read_bytes()[:-4] + np.float32(-40).tobytes()):  # of the same size
         assert len(stale(run())) == 3
     network = done / "records" / "01_first" / "net.pt"
@@ -146,9 +144,8 @@ def test_parameters_are_passed_on_and_new_text_needs_no_run(house, tmp_path, mon
     assert capsys.readouterr().out.count("unchanged") == 1
     executed = tmp_path / "notebooks" / "03_third.ipynb"
     cells = nbformat.read(executed, 4).cells
-    assert [cell.source.splitlines()[0] for cell in cells] == [
-        "# Another title", "M = 0.5", "# Parameters", "print(M, *SIZES)",
-    ]  # fmt: skip
+    first = [cell.source.splitlines()[0] for cell in cells]
+    assert first == ["# Another title", "M = 0.5", "# Parameters", "print(M, *SIZES)"]
     assert outputs(tmp_path) == {"03_third": "1 4 4\n"}
     # What somebody has changed by hand stays.
     mine = executed.read_bytes().replace(b"print(M", b"print(9")
