@@ -32,6 +32,16 @@ def shared_corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def genre(shared_corpus):
+    return load_clips(shared_corpus, "genre")
+
+
+@pytest.fixture(scope="session")
+def affect(shared_corpus):
+    return load_clips(shared_corpus, "affect")
+
+
+@pytest.fixture(scope="session")
 def awkward(tmp_path_factory):
     """Training, validation and test clips of genres, as a corpus can be at its worst.
 

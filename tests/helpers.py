@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from labhelpers.clips import Reads
 from labhelpers.corpus import AFFECT, Corpus
+from labhelpers.models import CNN
 
 
 def make_corpus(
@@ -65,6 +67,25 @@ def save(path, array, gz=False):
     with gzip.open(path, "wb") if gz else open(path, "wb") as stream:
         np.save(stream, array)
     return path
+
+
+def small_cnn(window=16, dropout=0.0, **reads):
+    pools = ((2, 4), (2, 4))
+    reads = Reads("mel", window=window, **reads)
+    return CNN(reads, channels=(4, 8), pools=pools, frames_per_column=1, dropout=dropout)
+
+
+def watched(monkeypatch, owner, name, note):
+    """Let owner.name note something at each call: note(result, *arguments). Returns the notes."""
+    notes, real = [], getattr(owner, name)
+
+    def call(*arguments, **options):
+        result = real(*arguments, **options)
+        notes.append(note(result, *arguments))
+        return result
+
+    monkeypatch.setattr(owner, name, call)
+    return notes
 
 
 def write_lines(path, lines, newline="\n", encoding="utf-8"):

@@ -5,28 +5,9 @@ import pytest
 import torch
 from helpers import make_corpus, noise, save
 
-from labhelpers.clips import (
-    FEATURES,
-    Clips,
-    Reads,
-    batches,
-    even_starts,
-    k_folds,
-    load_clips,
-    random_starts,
-    train_val_split,
-)
+from labhelpers import clips as windows
+from labhelpers.clips import Clips, Reads, batches, k_folds, load_clips, train_val_split
 from labhelpers.corpus import Corpus, CorpusError, CorpusWarning, load_array
-
-
-@pytest.fixture(scope="module")
-def genre(shared_corpus):
-    return load_clips(shared_corpus, "genre")
-
-
-@pytest.fixture(scope="module")
-def affect(shared_corpus):
-    return load_clips(shared_corpus, "affect")
 
 
 def test_items_are_the_files(shared_corpus):
@@ -51,11 +32,6 @@ def test_targets_are_classes_by_name_and_affect_by_axis(shared_corpus, genre, af
     labels = shared_corpus.labels("affect")[["valence", "energy", "danceability"]]
     np.testing.assert_allclose(affect.y.numpy(), labels, atol=1e-7)
     assert load_clips(shared_corpus, "affect", "test").y.isnan().all()
-
-
-def test_padding_is_silence(genre):
-    for row, length in zip(genre.array, genre.lengths):
-        assert (row[length:, :128] == -80).all() and (row[length:, 128:] == 0).all()
 
 
 def test_mapping_merges_and_drops(corpus):
@@ -114,8 +90,8 @@ def test_clips_of_own_arrays():
 
 
 @pytest.mark.parametrize("task", ["genre", "affect"])
-def test_folds_hold_each_clip_out_once_and_keep_tracks_together(task, genre, affect):
-    clips = {"genre": genre, "affect": affect}[task]
+def test_folds_hold_each_clip_out_once_and_keep_tracks_together(task, request):
+    clips = request.getfixturevalue(task)
     folds = k_folds(clips, 4, seed=1)
     assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(len(clips)))
     groups = np.array(clips.groups)
@@ -151,7 +127,7 @@ def test_too_few_clips_for_a_split_are_told(tmp_path):
 # --- batches and windows --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("features", windows.FEATURES)
 def test_batches_hold_every_clip_once_with_its_own_rows_and_label(genre, features):
     reads = Reads(features)
     count = 0
@@ -187,19 +163,19 @@ def test_shuffled_clips_keep_their_labels(genre):
 def test_windows_lie_in_their_clip_and_reach_all_of_it(genre):
     lengths = genre.lengths
     torch.manual_seed(0)
-    starts = torch.stack([random_starts(lengths, 16) for _ in range(300)])
+    starts = torch.stack([windows.random_starts(lengths, 16) for _ in range(300)])
     assert (starts >= 0).all() and (starts + 16 <= lengths).all()
     assert (starts.amin(0) == 0).all() and (starts.amax(0) == lengths - 16).all()
-    even = even_starts(lengths, 16, 5)
+    even = windows.even_starts(lengths, 16, 5)
     assert (even[0] == 0).all() and (even[-1] == lengths - 16).all()
-    assert (even_starts(torch.tensor([10]), 16, 3) == 0).all()
+    assert (windows.even_starts(torch.tensor([10]), 16, 3) == 0).all()
 
 
-def test_a_window_beyond_a_clips_end_is_silence(genre):
+def test_what_lies_beyond_a_clips_end_is_silence(genre):
     window = genre.array.shape[1] + 10
-    x, lengths, _ = next(batches(genre, 8, reads=Reads("fused", window=window)))
-    assert x.shape[1] == window and (lengths == genre.lengths[:8]).all()
-    for row, length in zip(x, lengths):
+    x, lengths, _ = next(batches(genre, 64, reads=Reads("fused", window=window)))
+    assert x.shape[1] == window and (lengths == genre.lengths).all()
+    for row, length in zip([*genre.array, *x], [*lengths, *lengths]):
         assert (row[length:, :128] == -80).all() and (row[length:, 128:] == 0).all()
 
 

@@ -1,6 +1,7 @@
 """Label files, arrays, which corpus is taken: what is right is read, what is wrong is named."""
 
 import gzip
+import io
 import os
 import shutil
 import unicodedata
@@ -10,16 +11,7 @@ import numpy as np
 import pytest
 from helpers import make_corpus, noise, save, write_lines
 
-from labhelpers.corpus import (
-    AFFECT,
-    CLASS_MAPPING,
-    Corpus,
-    CorpusError,
-    CorpusWarning,
-    find_corpus,
-    load_array,
-    locate,
-)
+from labhelpers.corpus import Corpus, CorpusError, CorpusWarning, find_corpus, load_array
 
 
 def genre_file(corpus):
@@ -44,41 +36,35 @@ def test_labels_come_in_the_files_order_whatever_the_names_say(corpus):
             assert table["genre"].tolist() == list(genres)
     lines = affect_file(corpus).read_text().splitlines()
     values = [[float(number) for number in line.split(",")[1:]] for line in lines[1:]]
-    np.testing.assert_array_equal(corpus.labels("affect")[list(AFFECT)], values)
+    table = corpus.labels("affect")[["valence", "energy", "danceability"]]
+    np.testing.assert_array_equal(table, values)
 
 
 def test_withheld_test_clips_come_in_natural_order(corpus):
-    assert corpus.labels("affect", "test")["id"].tolist() == [str(i) for i in range(27, 33)]
-    for path in (corpus.root / "multitask_dataset" / "test").iterdir():
-        path.rename(path.with_name(path.name.replace("3", "1000", 1)))
-    assert corpus.labels("affect", "test")["id"].tolist()[0] == "27"
+    path = corpus.root / "multitask_dataset" / "test" / "32.fused.full.npy"
+    path.rename(path.with_name("1000.fused.full.npy"))
+    expected = ["27", "28", "29", "30", "31", "1000"]
+    assert corpus.labels("affect", "test")["id"].tolist() == expected
 
 
 @pytest.mark.parametrize("encoding, newline", [("utf-8-sig", "\n"), ("utf-8", "\r\n")])
 def test_label_files_as_people_save_them(corpus, encoding, newline):
     expected = corpus.labels("genre"), corpus.labels("affect")
     for file in (genre_file(corpus), affect_file(corpus)):
-        lines = [*file.read_text().splitlines(), ""]
-        write_lines(file, lines, newline, encoding)
+        head, *lines = file.read_text().splitlines()
+        head = head.replace("Id,", "Id.fused.full.npy.gz,")  # as in the contest
+        write_lines(file, [head, *lines, ""], newline, encoding)
     for task, table in zip(("genre", "affect"), expected):
         assert corpus.labels(task).equals(table)
 
 
 def test_names_of_any_script_in_either_normal_form(corpus):
     name = "Ένα-παιδί"
-    lines = genre_file(corpus).read_text().splitlines()
-    lines[1] = f"{unicodedata.normalize('NFC', name)}.fused.full.npy.gz\tRock"
-    write_lines(genre_file(corpus), lines)
+    lines = genre_file(corpus).read_text().replace("11.", unicodedata.normalize("NFC", name) + ".")
+    genre_file(corpus).write_text(lines, encoding="utf-8")
     path = corpus.root / "fma_genre_spectrograms" / "train" / "11.fused.full.npy"
     path.rename(path.with_name(unicodedata.normalize("NFD", name) + ".fused.full.npy"))
     assert corpus.labels("genre")["path"][0].is_file()
-
-
-def test_the_labs_header_of_the_contest_is_read(corpus):
-    lines = affect_file(corpus).read_text().splitlines()
-    lines[0] = "Id.fused.full.npy.gz,valence,energy,danceability"
-    write_lines(affect_file(corpus), lines)
-    assert len(corpus.labels("affect")) == 20
 
 
 @pytest.mark.parametrize(
@@ -102,17 +88,17 @@ def test_a_wrong_line_is_named_with_its_file(corpus, task, line, words):
     assert str(file) in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"Id;Genre\n1;Rock\n", b"\x00" * 50])
-def test_a_file_that_is_no_label_file_is_named(corpus, content):
-    genre_file(corpus).write_bytes(content)
-    with pytest.raises(CorpusError, match="train_labels.txt"):
-        corpus.labels("genre")
-
-
-def test_a_missing_label_file_or_split_is_named(corpus):
+def test_a_file_that_is_no_label_file_and_a_missing_one_are_named(corpus):
+    for content in (b"", b"\xff\xfe\x00", b"Id;Genre\n1;Rock\n", b"\x00" * 50):
+        genre_file(corpus).write_bytes(content)
+        with pytest.raises(CorpusError, match="train_labels.txt"):
+            corpus.labels("genre")
     genre_file(corpus).unlink()
     with pytest.raises(CorpusError, match="train_labels.txt: no such file"):
         corpus.labels("genre")
+
+
+def test_a_missing_split_is_named(corpus):
     shutil.rmtree(corpus.root / "multitask_dataset" / "test")
     assert not corpus.has("affect", "test") and corpus.has("affect")
     with pytest.raises(CorpusError, match="no clips"):
@@ -132,7 +118,7 @@ def test_groups_are_those_of_the_file_of_the_task(corpus):
 
 
 def test_own_class_mapping(corpus):
-    assert corpus.mapping is CLASS_MAPPING
+    assert corpus.mapping["Psych-Rock"] == "Rock"
     path = corpus.root / "class_mapping.json"
     path.write_text('{"Rock": "Loud", "Blues": "Loud", "Jazz": null}', encoding="utf-8")
     assert Corpus(corpus.root).mapping["Jazz"] is None
@@ -140,12 +126,6 @@ def test_own_class_mapping(corpus):
         path.write_text(text)
         with pytest.raises(CorpusError, match="class_mapping.json"):
             Corpus(corpus.root).mapping  # noqa: B018
-
-
-def test_describe_counts_files(corpus):
-    table = corpus.describe().set_index(["folder", "split"])
-    assert table.loc[("fma_genre_spectrograms", "train"), "files"] == 24
-    assert table.loc[("multitask_dataset", "test"), ["files", "labels"]].tolist() == [6, "no"]
 
 
 # --- arrays ---------------------------------------------------------------------------------------
@@ -174,14 +154,12 @@ def test_what_is_no_clip_is_named(tmp_path, shape, value):
 def test_damaged_files_and_pickles_are_named(tmp_path):
     path = save(tmp_path / "1.npy", np.zeros((140, 20), np.float32), gz=True)
     whole = path.read_bytes()
+    pickled = save(tmp_path / "2.npy", np.full((140, 4), {}), gz=True).read_bytes()
     flipped = whole[:60] + b"xx" + whole[62:]
-    for spoilt in (whole[:-20], whole[:30], b"", b"no array", flipped):
+    for spoilt in (whole[:-20], whole[:30], b"", b"no array", flipped, pickled):
         path.write_bytes(spoilt)
         with pytest.raises(CorpusError, match="not usable"):
             load_array(path)
-    np.save(tmp_path / "2.npy", np.array([{}] * 140), allow_pickle=True)
-    with pytest.raises(CorpusError, match="not usable"):
-        load_array(tmp_path / "2.npy")
 
 
 def test_npy_wins_over_gz_and_hidden_files_do_not_count(corpus):
@@ -190,7 +168,9 @@ def test_npy_wins_over_gz_and_hidden_files_do_not_count(corpus):
     save(folder / "._11.fused.full.npy", np.zeros((140, 3)))
     (folder / "77.fused.full.npy.partial").write_bytes(b"")
     assert corpus.labels("genre")["path"][0].name == "11.fused.full.npy"
-    assert corpus.describe()["files"][0] == 24
+    table = corpus.describe().set_index(["folder", "split"])
+    assert table.loc[("fma_genre_spectrograms", "train"), "files"] == 24
+    assert table.loc[("multitask_dataset", "test"), ["files", "labels"]].tolist() == [6, "no"]
 
 
 # --- fingerprint ----------------------------------------------------------------------------------
@@ -220,17 +200,16 @@ def test_fingerprint_notices_every_change_and_no_move(corpus, tmp_path):
     assert len(prints) == 1 + len(changes)
 
 
-def test_a_packed_arrays_fingerprint_is_of_the_whole(tmp_path):
-    corpus = make_corpus(tmp_path / "c", train=4, test=1, affect=(8, 2))
-    path = corpus.root / "fma_genre_spectrograms" / "train" / "11.fused.full.npy"
-    array = np.random.default_rng(0).normal(size=(140, 2000)).astype(np.float32)
-    packed = save(path, array, gz=True)
-    path.unlink()
-    first = Corpus(corpus.root).fingerprint
-    array[70, 700] += 1e-3
-    with open(packed, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream:
-        np.save(stream, array)
-    assert Corpus(corpus.root).fingerprint != first
+def test_a_packed_arrays_fingerprint_is_of_the_whole(corpus):
+    path = corpus.root / "fma_genre_spectrograms" / "train" / "11.fused.full.npy.gz"
+    path.with_suffix("").unlink()
+    array, prints = np.random.default_rng(0).normal(size=(140, 2000)), set()
+    for array[70, 700] in (1.0, 1.001):
+        content = io.BytesIO()
+        np.save(content, array)
+        path.write_bytes(gzip.compress(content.getvalue(), mtime=0))
+        prints.add(Corpus(corpus.root).fingerprint)
+    assert len(prints) == 2
 
 
 # --- which corpus ---------------------------------------------------------------------------------
@@ -271,8 +250,9 @@ def test_a_corpus_that_is_not_there_is_said(places, tmp_path):
 
 def test_links_in_a_circle_end(tmp_path):
     os.symlink(tmp_path, tmp_path / "loop")
-    assert locate(tmp_path) is None
+    with pytest.raises(CorpusError, match="no fma_genre"):
+        find_corpus(tmp_path)
     root = make_corpus(tmp_path / "2024" / "x", train=2, test=1, affect=(4, 1)).root
     os.symlink(root, tmp_path / "0")
-    assert locate(tmp_path / "0") == tmp_path / "0"
+    assert find_corpus(tmp_path / "0").root.samefile(root)
     assert find_corpus(tmp_path / "2024").root == root

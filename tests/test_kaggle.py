@@ -101,7 +101,7 @@ def test_each_kernel_says_what_it_needs(bundle):
         needs = SERIES[name].needs if name in SERIES else ()
         assert meta["kernel_sources"] == [f"me/{kaggle.kernel_slug(need)}" for need in needs]
         book = json.loads((folder / meta["code_file"]).read_text(encoding="utf-8"))
-        assert book["metadata"]["kernelspec"]["name"] == "python3"
+        assert book["nbformat"] == 4 and book["metadata"]["kernelspec"]["name"] == "python3"
         assert not any(cell.get("outputs") for cell in book["cells"])
         assert (folder / meta["code_file"]).stat().st_size < 1_000_000
 

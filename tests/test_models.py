@@ -1,25 +1,22 @@
 """The networks: no padding in an output, losses mean what they say, checkpoints come back."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from labhelpers.clips import Reads, batches, load_clips
-from labhelpers.models import (
-    CNN,
-    LSTM,
-    Classifier,
-    Regressor,
-    average_frames,
-    build_model,
-    load_model,
-)
+from labhelpers.models import CNN, LSTM, Classifier, Regressor, average_frames, load_model
 
 LENGTHS = (37, 5, 21, 1, 40, 16)
-LSTMS = [{}, {"pooling": "mean+max"}]
-CNNS = [{}, {"frames_per_column": 1}, {"pools": ((3, 3), (1, 2), (2, 4), (2, 2))}]
+BACKBONES = [
+    partial(LSTM, Reads("chroma"), 8),
+    partial(LSTM, Reads("chroma"), 8, pooling="mean+max"),
+    partial(CNN, Reads("mel"), (2, 3, 4, 5)),
+    partial(CNN, Reads("mel"), (2, 3), ((3, 3), (1, 2)), frames_per_column=1),
+]
 
 
 def clips(rows, lengths=LENGTHS, seed=0):
@@ -41,11 +38,7 @@ def ready(backbone):
     return backbone.eval()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [lambda options=options: LSTM(Reads("chroma"), 8, **options) for options in LSTMS]
-    + [lambda options=options: CNN(Reads("mel"), (2, 3, 4, 5), **options) for options in CNNS],
-)
+@pytest.mark.parametrize("make", BACKBONES)
 def test_a_clips_output_is_the_same_alone_and_in_any_batch(make):
     torch.manual_seed(0)
     backbone = ready(make())
@@ -78,9 +71,9 @@ def test_the_plain_lstm_is_the_assignments():
 def test_pooling_is_mean_and_maximum_over_real_frames():
     backbone = ready(LSTM(Reads("chroma"), 8, pooling="mean+max"))
     (part,) = clips(12, (30,))
-    states = backbone.lstm(backbone.normalise(part[None]))[0][0]
-    expected = torch.cat([states.mean(0), states.amax(0)])
-    torch.testing.assert_close(backbone(*batch([part], 50))[0], expected)
+    states = backbone.lstm(backbone.normalise(part[None]))[0]
+    expected = torch.cat([states.mean(1), states.amax(1)], dim=1)
+    torch.testing.assert_close(backbone(*batch([part], 50)), expected)
     with pytest.raises(ValueError, match=r"known: last, mean\+max"):
         LSTM(Reads("chroma"), pooling="max")
 
@@ -103,21 +96,15 @@ def test_dropout_acts_in_training_alone():
 # --- the CNN --------------------------------------------------------------------------------------
 
 
-def test_a_block_is_convolution_norm_relu_pooling_in_that_order():
-    backbone = CNN(Reads("mel"))
-    assert len(backbone.blocks) == 4 and backbone.out_features == 2 * 128 * 2
-    for block in backbone.blocks:
-        kinds = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
-        assert [type(part) for part in block] == kinds and block[0].kernel_size == (3, 3)
-
-
-def test_cnn_is_its_blocks_then_mean_and_maximum_over_time():
+def test_cnn_is_blocks_of_four_layers_then_mean_and_maximum_over_time():
     torch.manual_seed(0)
     backbone = ready(CNN(Reads("mel"), (2, 3, 4, 5), frames_per_column=2))
     (part,) = clips(128, (64,))
     h = ((part + 40) / 20).unflatten(0, (-1, 2)).mean(1)[None, None]
     for block in backbone.blocks:
         h = block(h)
+        kinds = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+        assert [type(part) for part in block] == kinds and block[0].kernel_size == (3, 3)
     h = h.transpose(2, 3).flatten(1, 2)
     expected = torch.cat([h.mean(2), h.amax(2)], dim=1)
     torch.testing.assert_close(backbone(*batch([part])), expected, rtol=1e-5, atol=1e-6)
@@ -155,7 +142,6 @@ def test_classifier_is_softmax_and_cross_entropy():
     torch.testing.assert_close(probabilities.sum(1), torch.ones(6))
     expected = -probabilities[range(6), y].log().mean()
     torch.testing.assert_close(model.loss(outputs, model.targets(y)), expected)
-    torch.testing.assert_close(F.cross_entropy(outputs, y), expected)
 
 
 def test_regressors_loss_is_in_variances_of_the_labels_or_plain(shared_corpus):
@@ -165,9 +151,6 @@ def test_regressors_loss_is_in_variances_of_the_labels_or_plain(shared_corpus):
         model = Regressor(LSTM(Reads("chroma"), 4), scaled=scaled).start_from(ds)
         mean = torch.zeros(len(y), 3)  # outputs that predict the mean of the labels
         torch.testing.assert_close(model.decode(mean), y.mean(0).expand(len(y), 3))
-        expected = 3.0 if scaled else float(y.var(0).sum())
-        factor = (len(y) - 1) / len(y)
-        assert float(model.loss(mean, model.targets(y))) == pytest.approx(expected * factor)
         outputs = torch.randn(len(y), 3)
         errors = (model.decode(outputs) - y) / (y.std(0) if scaled else 1)
         torch.testing.assert_close(model.loss(outputs, y), errors.square().mean(0).sum())
@@ -188,7 +171,7 @@ def test_a_regressor_learns_its_own_axes_in_its_own_order(shared_corpus):
 
 SAVED = [
     lambda: Classifier(CNN(Reads("mel", window=16, n_windows=3), (2, 2), ((2, 4), (2, 4))), "ab"),
-    lambda: Classifier(LSTM(Reads("fused", beat=True), 4, **LSTMS[1]), "abc"),
+    lambda: Classifier(LSTM(Reads("fused", beat=True), 4, pooling="mean+max"), "abc"),
     lambda: Regressor(CNN(Reads("mel"), (2,), ((2, 2),)), ("energy",), scaled=False),
 ]
 
@@ -208,8 +191,6 @@ def test_a_checkpoint_brings_back_the_model_and_what_it_reads(make, tmp_path, sh
     model.eval()
     torch.testing.assert_close(twin.decode(twin(x, lengths)), model.decode(model(x, lengths)))
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
-    other = build_model(model.config)
-    assert other.config == model.config
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
@@ -219,12 +200,10 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     model = Classifier(LSTM(Reads("chroma"), 4), "ab")
     model.save(path)
     content = path.read_bytes()
-    for spoilt in (b"", b"text", content[: len(content) // 2]):
-        path.write_bytes(spoilt)
-        with pytest.raises(ValueError, match="model.pt: not a checkpoint"):
-            load_model(path)
     with torch.no_grad():
         model.head.bias[0] = float("nan")
     model.save(path)
-    with pytest.raises(ValueError, match="not a checkpoint"):
-        load_model(path)
+    for spoilt in (path.read_bytes(), b"", b"text", content[: len(content) // 2]):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="model.pt: not a checkpoint"):
+            load_model(path)

@@ -1,7 +1,6 @@
 """What holds the project together: lists of packages, links, commands, and the order of imports."""
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from scripts.report import read_series
+from scripts.report import check_parameters, read_series
 from tools import results
 from tools.packages import environment
 
@@ -103,17 +102,14 @@ def commands(page):
 def test_commands_are_known(page):
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.M)) | set(SERIES)
     for command in commands(page):
-        words = command.split()
-        options = re.findall(r"--?[a-z][\w-]*", command.partition(" -m ")[2])
+        goals, _, options = command.removeprefix("make ").partition(" ARGS=")
         script = "scripts.report"
-        if words[0] == "make":
-            goals = [word for word in words[1:] if re.fullmatch(r"[\w-]+", word)]
-            assert words[1] in targets, command
-            arguments = re.search(r'ARGS="([^"]*)"', command)
-            options = re.findall(r"(?<!\S)--?[a-z][\w-]*", arguments[1]) if arguments else []
-            assert arguments or set(goals) <= targets, command
+        if command.startswith("make "):
+            assert set(goals.split()) <= targets, command
         else:
-            script = words[words.index("-m") + 1]
+            script, *_ = command.partition(" -m ")[2].split()
+            options = command.partition(" -m ")[2]
+        options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", options)
         if script.startswith("scripts."):
             source = (ROOT / (script.replace(".", "/") + ".py")).read_text(encoding="utf-8")
             known = set(re.findall(r'"(--?[a-z][\w-]*)"', source)) | {"--help"}
@@ -121,26 +117,14 @@ def test_commands_are_known(page):
 
 
 def test_parameters_that_pages_name_are_those_of_a_notebook():
-    names = {
-        name for page in PAGES for name in re.findall(r"-p ([A-Z_]+)", page.read_text("utf-8"))
-    }
-    tagged = [
-        cell["source"]
-        for book in SERIES.values()
-        for cell in book.cells
-        if "parameters" in cell["metadata"].get("tags", [])
-    ]
-    known = set(re.findall(r"^([A-Z_]+) =", "\n".join(tagged), re.M))
-    assert names and names <= known
+    pages = "\n".join(page.read_text("utf-8") for page in PAGES)
+    given = set(re.findall(r"-p ([A-Z_]+) ([\w,.-]+)", pages))
+    assert given and check_parameters(SERIES, list(given))
 
 
 def test_the_tables_of_results_are_those_of_the_reference():
     text = results.PAGE.read_text(encoding="utf-8")
     assert results.page(text) == text
-
-
-def test_the_readme_is_complete():
-    assert "RESULT:" not in PAGES[0].read_text(encoding="utf-8")
 
 
 # --- the package ----------------------------------------------------------------------------------
@@ -206,15 +190,6 @@ def test_a_notebook_is_tested_after_those_it_needs():
 
 @pytest.mark.parametrize("name", SERIES)
 def test_a_notebook_says_what_the_readme_says_it_needs(name):
-    row = re.search(
-        rf"\]?\(notebooks/{name}\.ipynb\).*\| ([\d, ab]*)\|$", PAGES[0].read_text(), re.M
-    )
-    assert row[1].strip().split(", ") == [need.split("_")[0] for need in SERIES[name].needs] or (
-        not SERIES[name].needs and not row[1].strip()
-    )
-
-
-def test_notebooks_are_plain_json_of_format_4():
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        assert content["nbformat"] == 4 and content["metadata"]["kernelspec"]["name"] == "python3"
+    row = rf"\(notebooks/{name}\.ipynb\).*\| ([\d, ab]*)\|$"
+    said = re.search(row, PAGES[0].read_text("utf-8"), re.M)[1].strip()
+    assert said == ", ".join(need.split("_")[0] for need in SERIES[name].needs)

@@ -47,18 +47,6 @@ def test_results_are_those_of_the_reference(runs, notebook):
     assert not far
 
 
-def test_networks_have_learned(runs):
-    """Whatever the machine: far above chance, and below what a leak would give."""
-    bounds = {
-        "07_cnn": ("CNN mel macro-F1", 0.6, 0.93),
-        "06_evaluation": ("LSTM mel macro-F1", 0.5, 0.9),
-    }
-    for notebook, (key, low, high) in bounds.items():
-        assert low < runs[notebook].results[key].value < high
-    for key in ("rho valence", "rho energy", "rho danceability"):
-        assert 0.3 < runs["08_affect_regression"].results[f"CNN mel {key}"].value < 0.9
-
-
 # --- a run agrees with itself ---------------------------------------------------------------------
 
 
