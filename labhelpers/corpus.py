@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .audio import N_FEATURES
+from .audio import N_FEATURES, load_audio
 
 AFFECT = ("valence", "energy", "danceability")
 FOLDERS = {
@@ -127,6 +127,18 @@ class Corpus:
         """The audio file of a clip, where `audio.tsv` names one that is there. Notebook: 01."""
         path = self.root / _pairs(self.root / "audio.tsv", "path").get(clip, "")
         return path if path.is_file() else None
+
+    def sound(self, clip: str) -> np.ndarray | None:
+        """Samples (n,) at 22,050 Hz of what a clip's array was made of; None without its audio.
+
+        Of a long file `scripts.extract` takes the middle, and notes how much. Raises AudioError.
+        Notebooks: 01 to 03, 07.
+        """
+        path, note = self.audio(clip), self.root / "extract.json"
+        if path is None:
+            return None
+        seconds = json.loads(note.read_text())["seconds"] if note.is_file() else None
+        return load_audio(path, seconds)
 
     def truth(self) -> pd.DataFrame | None:
         """What the generator of the sample knows of each clip (tempo, beats, key, chords …).

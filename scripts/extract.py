@@ -24,7 +24,7 @@ from labhelpers.sample import array_places, in_processes, write_arrays, write_la
 
 TEST_SHARE = 0.2  # of each genre's groups, where the table names no split
 LEAST_GROUPS = 3  # of a genre: for training, validation and test
-RECORD = "extract.json"  # marks a corpus made here
+RECORD = "extract.json"  # marks a corpus made here; `Corpus.sound` reads it
 RESULT = ["id", "digest", "problem"]  # of a file
 TASKS = {"genre": "genre", "affect": "valence"}  # task -> the column that has its label
 
@@ -49,7 +49,7 @@ def make_corpus(music, out, table=None, jobs: int = -1, seconds: float = 30) -> 
         raise ExtractError(f"{printable(out)}: a corpus not made here; name another folder")
     clips = read_table(Path(table), music) if table else list_files(music, out)
     clips["id"] = clip_ids(clips["source"], music)
-    gather(out)
+    gather(out, seconds)
     todo = [(out, c.id, c.source, tasks_of(c), seconds) for c in clips.itertuples()]
     results = pd.DataFrame(in_processes(extract_file, todo, jobs), columns=RESULT)
     clips = clips.merge(results, on="id")
@@ -154,10 +154,10 @@ def tasks_of(clip) -> list[str]:
     return [name for name, label in TASKS.items() if pd.notna(getattr(clip, label))]
 
 
-def gather(out: Path) -> None:
+def gather(out: Path, seconds: float) -> None:
     """Make a corpus of an earlier call ready for this one: its arrays in train, no label files."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / RECORD).touch()
+    (out / RECORD).write_text(json.dumps({"seconds": seconds}))
     for path in out.glob("*/*_labels.txt"):
         path.unlink()
     for path in out.glob("*/test/*.npy"):

@@ -191,6 +191,9 @@ MODELS = {  # that the tables show, of both tasks
 }  # fmt: skip
 
 
+FEW = 30  # clips; from so few, intervals promise too much
+
+
 def scores(results: dict) -> dict[str, dict]:
     """Task -> (kind, model) -> estimates by `METRICS`, best first. results : key -> result"""
     tables = {}
@@ -222,6 +225,8 @@ def headline(task: str, table: dict, results: dict) -> dict:
             "not distinguishable": f"Not distinguishable: {network} and {baseline}.",
         }[word]
     rows = [(kind, *best[kind]) for kind in MODELS if kind in best]
+    if rows[0][2].n < FEW:
+        sentence = f"{sentence} Judged by {rows[0][2].n} clips alone, this may be chance.".strip()
     name = metric.replace("rho mean", "mean Spearman ρ")
     return {"task": task, "metric": name, "rows": rows, "sentence": sentence}
 

@@ -44,13 +44,16 @@ class Panel:
 
     def __init__(self, folder: Path):
         run = read_run(folder / "records" / "07_cnn.json")
-        self.about = f"Models that learned from {run.corpus['name']}, in {folder}"
         self.genre, self.affect = models_of(run, "CNN mel", "SVM descriptors"), []
+        genres = ", ".join(self.genre[0].classes)
+        self.about = f"Models that learned from {run.corpus['name']}, in {folder}. "
+        self.about += f"They know these genres alone: {genres}."
         record = folder / "records" / "10_kaggle_submission.json"
         if record.is_file():
             run = read_run(record)
             self.blend = run.results
             self.affect = models_of(run, "CNN three heads", "SVR descriptors")
+            self.about += " Affect goes from 0 to 1."
 
     def line(self, samples: np.ndarray) -> str:
         """The likely genres of a sound, its affect values, and where the models disagree."""
@@ -75,7 +78,8 @@ class Panel:
             network = (
                 self.blend[f"blend scale {axis}"] * network + self.blend[f"blend shift {axis}"]
             )
-            words.append(f"{axis} {weight * network + (1 - weight) * machine:.2f}")
+            value = weight * network + (1 - weight) * machine
+            words.append(f"{axis} {np.clip(value, 0, 1):.2f}")
             if abs(network - machine) > APART:
                 words[-1] += " (models disagree)"
         return ", ".join(words)

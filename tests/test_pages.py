@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 import zipfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -184,6 +185,9 @@ def test_headlines():
     results = RESULTS | {"SVM descriptors accuracy": Estimate(0.6, 0.55, 0.65, 0.01, 3, 200)}
     sentence = headline("genre", scores(results)["genre"], results)["sentence"]
     assert sentence == "The best network, CNN mel, beats every baseline."  # by their intervals
+    few = {key: replace(result, n=4) for key, result in results.items()}
+    sentence = headline("genre", scores(few)["genre"], few)["sentence"]
+    assert sentence.endswith("baseline. Judged by 4 clips alone, this may be chance.")
 
 
 def test_models_and_figures_are_those_of_the_series():

@@ -62,7 +62,7 @@ def music(tmp_path):
 def test_each_file_has_a_line_and_folders_stay_apart(report, music, capsys):
     assert script.main([str(music), "--models", str(report)]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert "tiny" in head
+    assert "tiny" in head and "Blues" in head and head.endswith("Affect goes from 0 to 1.")
     for line, folder in zip(lines, ("Folk", "Rock"), strict=True):
         assert line.startswith(f"{music / folder / '1.wav'}: ") and "models say" in line
         assert all(axis in line for axis in AFFECT)
@@ -83,6 +83,7 @@ def test_the_models_are_mixed_as_their_notebooks_do(report, music):
     values += 0.75 * machine.predict(descriptors(clips))[0]
     for axis, value in zip(AFFECT, values):
         assert f"{axis} {value:.2f}" in line
+    assert panel.affect_line(np.full((2, 3), -0.1)).startswith("valence 0.00")  # a scale from 0
 
 
 def test_disagreement_is_put_in_words(report):

@@ -101,7 +101,7 @@ classes.forEach(genre => {
   const own = clips.filter(clip => clip.genre === genre);
   const middle = axis => own.map(clip => clip.place[axis]).sort((a, b) => a - b)[Math.floor(own.length / 2)];
   if (!own.length) return;
-  labels.push({ genre, x: Math.min(90, Math.max(8, 100 * middle(0))), y: 72 - 72 * middle(1) });
+  labels.push({ genre, x: Math.min(90, Math.max(8, 100 * middle(0))), y: 69.5 - 72 * middle(1) });  // above its point
   const button = make("button", { type: "button" }, make("svg", { viewBox: "-2 -2 4 4" }, mark(genre)), genre);
   button.onclick = () => choose(`All of ${genre}`, own, false);
   get("legend").append(button);
