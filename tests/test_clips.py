@@ -48,17 +48,14 @@ def test_a_test_class_without_training_clips_is_an_error(corpus):
         load_clips(corpus, "genre", "test")
 
 
-def test_an_unusable_array_is_left_out_and_named(corpus):
+def test_an_unusable_array_is_left_out_and_an_endless_one_is_cut(corpus):
     path = corpus.root / "fma_genre_spectrograms" / "train" / "13.fused.full.npy"
     path.write_bytes(b"nothing")
     with pytest.warns(CorpusWarning, match="13.fused.full.npy: not usable"):
         clips = load_clips(corpus, "genre")
     assert len(clips) == 23 and "13" not in clips.ids
     assert clips[2][2] == load_array(path.with_name("14.fused.full.npy")).shape[1]
-
-
-def test_one_endless_clip_does_not_set_the_size_of_all(corpus):
-    path = corpus.root / "fma_genre_spectrograms" / "train" / "13.fused.full.npy"
+    # One endless clip does not set the size of all.
     save(path, noise(np.random.default_rng(0), 5000, 10, -20, 2, 0.5))
     with pytest.warns(CorpusWarning, match="clip 13 is cut to 1000 frames"):
         clips = load_clips(corpus, "genre")

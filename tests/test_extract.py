@@ -80,8 +80,8 @@ def test_what_cannot_be_used_is_named_and_counted(music, run):
     add(music, "stray.wav")
     clips, _, printed = run()
     assert len(clips) == 10 and "Files left out: 6" in printed
-    for name in ("cover.jpg", "old.wma", "lost.mp3", "silence.wav", "huge.wav", "stray.wav"):
-        assert len(re.findall(f"Left out: .*{name}: ", printed)) == 1
+    told = re.findall(r"Left out: .*?(\w+)\.\w+: ", printed)
+    assert sorted(told) == ["cover", "huge", "lost", "old", "silence", "stray"]
 
 
 def test_files_of_one_folder_stay_in_one_split(music, run):
@@ -158,24 +158,18 @@ def test_a_table_gives_genre_affect_group_and_split(run, tmp_path, separator):
     text = (
         "Path,genre,valence,energy,danceability,group,split\n"
         "Blues/blues 0.wav,NA,0.1,0.2,0.3,a,train\n"
-        "Blues/blues 1.wav,NA,,,,a,train\n"
+        "Blues/blues 1.wav,NA,,,,a,test\n"
         "Blues/blues 2.wav,,0.4,0.5,1,b,test\n"
         "Blues/blues 3.wav,Ska,,,,,test\n"
     )
     clips, corpus, printed = run(table=write_table(tmp_path, text.replace(",", separator)))
     genre, affect = splits(corpus), splits(corpus, "affect")
     assert list(zip(genre["genre"], genre["split"])) == 2 * [("NA", "train")] + [("Ska", "test")]
+    assert "both splits" in printed  # then a group is for training
     assert genre["group"][0] == genre["group"][1] != genre["group"][2]
     np.testing.assert_allclose(affect[list(AFFECT)], [[0.1, 0.2, 0.3], [0.4, 0.5, 1]])
     assert affect["split"].tolist() == ["train", "test"] and "2 of them with affect" in printed
     assert len(clips) == 4
-
-
-def test_a_group_in_both_splits_is_for_training(run, tmp_path):
-    rows = ["0.wav,Ska,a,train", "1.wav,Ska,a,test", "2.wav,Ska,b,test"]
-    text = "\n".join(["path,genre,group,split", *(f"Blues/blues {row}" for row in rows)])
-    clips, _, printed = run(table=write_table(tmp_path, text))
-    assert clips["split"].tolist() == ["train", "train", "test"] and "both splits" in printed
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,7 @@ def test_compare_is_paired(codes):
 
 def test_more_comparisons_make_wider_intervals(codes):
     y, pred = codes
-    rng = np.random.default_rng(0)
-    better = np.where(rng.random(200) < 0.2, y, pred)
+    better = np.where(np.random.default_rng(0).random(200) < 0.2, y, pred)
     one, many = (compare(y, better, pred, accuracy, comparisons=n) for n in (1, 12))
     assert many.low < one.low and many.high > one.high and many.comparisons == 12
     edge = Difference(0.05, 0.0, 0.1, 1, 1, 10)
@@ -115,9 +114,8 @@ def test_false_alarms_are_rare():
     rng = np.random.default_rng(2)
     alarms = 0
     for trial in range(100):
-        y = np.ones(80, bool)
-        a, b = rng.random(80) < 0.7, rng.random(80) < 0.7
-        found = compare(y, a, b, accuracy, draws=300, seed=trial)
+        a, b = rng.random((2, 80)) < 0.7
+        found = compare(np.ones(80, bool), a, b, accuracy, draws=300, seed=trial)
         alarms += verdict(found) != "not distinguishable"
     assert alarms <= 12
 

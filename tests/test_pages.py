@@ -276,10 +276,11 @@ def test_clips(tmp_path, shared_corpus):
     assert clips["classes"] == ["Blues", "Jazz", "Pop", "Rock"] and len(clips["clips"]) == 16
     right = [clip["genre"] == clip["guess"] for clip in clips["clips"]]
     assert right == sorted(right)  # mistakes first
-    sure = [clip["shares"][clips["classes"].index(clip["guess"])] for clip in clips["clips"]]
-    assert sure == [max(clip["shares"]) for clip in clips["clips"]]
-    truth = table.set_index("id")["genre"]
-    assert all(clip["genre"] == truth[clip["id"]] for clip in clips["clips"])
+    for clip in clips["clips"]:
+        share = clip["shares"][clips["classes"].index(clip["guess"])]
+        assert share == max(clip["shares"])
+    truth = dict(zip(table["id"], table["genre"]))
+    assert {clip["id"]: clip["genre"] for clip in clips["clips"]} == truth
     assert np.shape([clip["place"] for clip in clips["clips"]]) == (16, 2)
     assert 'href="html/clips.html"' in (tmp_path / "index.html").read_text()
     assert clips_of({}, "") is None

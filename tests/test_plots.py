@@ -24,10 +24,8 @@ from labhelpers.metrics import Difference, Estimate
 RNG = np.random.default_rng(0)
 MEL, CHROMA = RNG.uniform(-80, 0, (128, 60)), RNG.uniform(0, 1, (12, 60))
 SOUND = np.sin(np.arange(2 * SAMPLE_RATE) / 20)
-HISTORY = [
-    {"epoch": 1, "train_loss": 2.0},
-    {"epoch": 2, "train_loss": 1.0, "val_loss": 1.5, "val_score": 0.4},
-]
+SECOND = {"epoch": 2, "train_loss": 1.0, "val_loss": 1.5, "val_score": 0.4}
+HISTORY = [{"epoch": 1, "train_loss": 2.0}, SECOND]
 HOSTILE = (
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -159,15 +157,14 @@ def test_beats_are_marked_in_seconds_in_two_colours():
 
 
 def test_beat_synced_columns_are_as_wide_as_they_last():
-    def edges(ax):
-        return ax.collections[0].get_coordinates()[0, :, 0]
-
     S = MEL[:, :4]
     ax = plots.plot_spectrogram(S, beat_synced=True)
-    assert ax.get_xlabel() == "beat number" and np.ptp(np.diff(edges(ax))) == 0
+    edges = ax.collections[0].get_coordinates()[0, :, 0]
+    assert ax.get_xlabel() == "beat number" and np.ptp(np.diff(edges)) == 0
     for beats, end in (([10, 30, 40], 50), ([0, 10, 30, 40], 50), ([10, 30, 40, 43], 43)):
         ax = plots.plot_spectrogram(S, beat_synced=True, beats=beats)
-        np.testing.assert_allclose(edges(ax) * FRAME_RATE, [0, 10, 30, 40, end])
+        edges = ax.collections[0].get_coordinates()[0, :, 0]
+        np.testing.assert_allclose(edges * FRAME_RATE, [0, 10, 30, 40, end])
         assert ax.get_xlabel() == "time (s)"
     with pytest.raises(ValueError, match="4 columns do not fit 2 beats"):
         plots.plot_spectrogram(S, beat_synced=True, beats=[5, 9])
@@ -255,9 +252,11 @@ def test_a_picture_of_256_colours_has_those_of_the_figure():
     fig, axes = plt.subplots(2)
     for S, ax in zip((MEL, CHROMA), axes):
         plots.plot_spectrogram(S, ax)
+    fig.canvas.draw()  # it is laid out once
+    fig.set_layout_engine("none")
     picture, whole = pixels(decoded(plots._png(fig)[0])), io.BytesIO()
     fig.savefig(whole, dpi=plots.SHARPNESS * fig.dpi)
-    assert (np.abs(picture - pixels(whole)).max(-1) < 12).mean() > 0.99
+    assert np.abs(picture - pixels(whole)).max() < 8
 
 
 @pytest.mark.parametrize(
@@ -336,7 +335,7 @@ def test_results_with_and_without_the_reference(shown):
         ["CNN mel", "0.75 [0.70, 0.80]", "–", "0.70"],
         ["LSTM mel", "0.60 [0.55, 0.65]", "0.80 [0.75, 0.85]", "–"],
     ]
-    for nothing in ({}, None, {"other accuracy": 0.3}):
+    for nothing in (None, {"other accuracy": 0.3}):
         plots.result_table(RESULTS, models, metrics, nothing, "Results.")
         assert "Emotify" not in shown[-2][0]["text/html"]
 

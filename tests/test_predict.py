@@ -17,8 +17,8 @@ from labhelpers.training import fit, predict
 from scripts import predict as script
 
 BLEND = {"blend weight of the CNNs": 0.25}
-BLEND |= {f"blend scale {axis}": 2.0 for axis in AFFECT}
-BLEND |= {f"blend shift {axis}": -0.5 for axis in AFFECT}
+for axis in AFFECT:
+    BLEND |= {f"blend scale {axis}": 2.0, f"blend shift {axis}": -0.5}
 
 
 def learned(model, clips, seed=0):

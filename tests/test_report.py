@@ -237,9 +237,9 @@ def test_parameters_are_checked_before_anything_runs(house):
     series = read_series(house / "notebooks")
     given = check_parameters(series, [("N", "7")])
     assert given == {"01_first": {"N": 7}, "02_second": {"N": 7}, "03_third": {}}
-    for pair in (("NN", "1"), ("N", "0"), ("DATA", "x"), ("OUT", "x")):
-        with pytest.raises(ReportError, match=f"-p {pair[0]}\\b"):
-            check_parameters(series, [pair])
+    for name, value in (("NN", "1"), ("N", "0"), ("DATA", "x"), ("OUT", "x")):
+        with pytest.raises(ReportError, match=f"-p {name}\\b"):
+            check_parameters(series, [(name, value)])
 
 
 def test_notebooks_by_number(house):

@@ -153,8 +153,8 @@ def test_clips_of_a_track_share_style_and_labels_but_no_sound(plan, tmp_path, mo
     make_sample(tmp_path / "pair", jobs=1)
     corpus = Corpus(tmp_path / "pair")
     labels, truth = corpus.labels("affect"), corpus.truth()
-    same = ["bpm", "key", "mode", "drums"]
-    assert truth[same].nunique().eq(1).all() and truth["bar"].nunique() == 2
+    assert truth[["bpm", "key", "mode", "drums"]].nunique().eq(1).all()
+    assert truth["bar"].nunique() == 2
     assert labels[["group", *corpora.AFFECT]].nunique().eq(1).all()
     one, other = (soundfile.read(corpus.audio(clip))[0] for clip in labels["id"])
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.1
