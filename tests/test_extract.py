@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from helpers import watched
 
+from labhelpers import audio
 from labhelpers.corpus import AFFECT, PROJECT, Corpus, load_array
 from scripts import extract
 from scripts.extract import ExtractError, make_corpus
@@ -132,8 +133,11 @@ def test_a_second_call_extracts_only_what_is_new_or_changed(music, run, monkeypa
     clips, corpus, _ = run()
     assert sorted(sources) == ["blues 1.wav", "new.wav"]
     assert len(clips) == len(splits(corpus)) == len(list(corpus.root.rglob("*.npy"))) / 2 == 10
-    run(seconds=0.4)
+    clips, corpus, _ = run(seconds=0.4)
     assert len(sources) == 12
+    clip = clips.iloc[0]["id"]  # its sound is the middle that its array was made of
+    array = load_array(corpus.folder("genre") / clips.iloc[0]["split"] / f"{clip}.fused.full.npy")
+    np.testing.assert_array_equal(audio.extract(corpus.sound(clip), beats=False)[0], array)
 
 
 def test_nothing_that_was_not_made_here_is_touched(music, tmp_path):
