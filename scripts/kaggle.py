@@ -20,7 +20,7 @@ import nbformat
 from .report import PROJECT, ReportError, read_series
 
 LAB_DATA = "geoparslp/patreco3-multitask-affective-music"
-REFERENCE = "reports/reference/emotify.json"  # results that the notebooks show beside their own
+REFERENCE = "reports/reference"  # results that the notebooks show beside their own
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SERIES = "from scripts import report\n\nassert report.report(report.parse([])) == 0"
 
@@ -40,8 +40,9 @@ def bundle(out: Path, user: str, data: str = LAB_DATA) -> int:
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     for folder in ("labhelpers", "scripts"):
         shutil.copytree(PROJECT / folder, out / "dataset" / folder, ignore=ignored)
-    (out / "dataset" / REFERENCE).parent.mkdir(parents=True)
-    shutil.copy(PROJECT / REFERENCE, out / "dataset" / REFERENCE)
+    (out / "dataset" / REFERENCE).mkdir(parents=True)
+    for corpus in ("emotify", "sample"):
+        shutil.copy(PROJECT / REFERENCE / f"{corpus}.json", out / "dataset" / REFERENCE)
     shutil.copy(PROJECT / "LICENSE", out / "dataset")
     meta = {"title": "labhelpers", "id": f"{user}/labhelpers", "licenses": [{"name": "other"}]}
     write_json(out / "dataset" / "dataset-metadata.json", meta)

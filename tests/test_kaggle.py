@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,12 @@ def bundle(tmp_path_factory):
     out = tmp_path_factory.mktemp("kaggle") / "bundle"
     kaggle.main(["bundle", str(out), "--user", "me"])
     return out
+
+
+def test_the_bundle_holds_every_reference_that_a_notebook_names(bundle):
+    code = "".join(source for book in SERIES.values() for source in book.code)
+    for name in {"emotify", *re.findall(r'reference\(name="(\w+)"', code)}:
+        assert (bundle / "dataset" / "reports" / "reference" / f"{name}.json").is_file()
 
 
 def test_all_notebooks_find_the_package_in_the_same_way():
