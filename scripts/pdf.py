@@ -13,7 +13,7 @@ import typst
 from .pages import TEMPLATES, Page, convert, markdown, pictures, raw
 
 PAGES = 6  # at most, if shorter answers can do it
-WORDS = (150, 120, 100, 80, 60, 45)  # of an answer: the first that fits is used
+WORDS = (150, 130, 110, 100, 95, 90, 85, 80, 70, 60, 45)  # of an answer: the first that fits
 BRIEF = 45
 WIDTH = 180  # mm of the text
 READABLE = 0.7  # scale of a figure, whose text then has 7 points
@@ -27,7 +27,9 @@ FIGURES = (  # how their captions begin
 # What an item asks: > **5α.** Train an LSTM …
 QUESTION = re.compile(r"^> \*\*(\d[^*]*?)\.?\*\*[ .:]*(.*(?:\n>(?! \*\*).*)*)", re.M)
 # What refers to what the report does not hold: in brackets, and in a sentence.
-ASIDE = re.compile(r" ?\((?:see )?(?:\[?notebook|exercise|below|there)\b(?:[^()]|\(.*?\))*\)")
+ASIDE = re.compile(
+    r" ?\((?:see )?(?:\[?notebook|exercise|matrix|figure|tested|below|there)\b(?:[^()]|\(.*?\))*\)"
+)
 ELSEWHERE = re.compile(r"notebook \d|exercise \d|\.ipynb", re.I)
 
 
@@ -74,7 +76,7 @@ def chapter(page: Page, words: int, folder: Path) -> list[dict]:
                 image = f'image("{number}.png", width: {min(width, WIDTH):.0f}mm, alt: {caption})'
                 text = f'#figure({image}, scope: "parent", caption: {caption})'
                 cells.append(raw(text, "typst"))
-                mention = f" (Figure {number})"
+                mention = f" (Figure\u00a0{number})"
         if cell["cell_type"] == "markdown":
             questions += QUESTION.findall(cell["source"])
         if "answer" in cell["metadata"].get("tags", []):
@@ -82,23 +84,27 @@ def chapter(page: Page, words: int, folder: Path) -> list[dict]:
                 text = f"#question({quoted(letter)}, {quoted(shortened(question))})"
                 cells.append(raw(text, "typst"))
             brief = any("question" in letter for letter, _ in questions)  # those of step 6
-            cells.append(markdown(answer(cell["source"], BRIEF if brief else words) + mention))
+            whole = any("two sentences" in question for _, question in questions)
+            limit = BRIEF if brief else max(WORDS) if whole else words
+            cells.append(markdown(answer(cell["source"], limit) + mention))
             questions, mention = [], ""
     title = raw(f"= #{quoted(page.title)}", "typst")
     return [title, *cells] if cells else []
 
 
-def shortened(question: str, limit: int = 100) -> str:
+def shortened(question: str, limit: int = 120) -> str:
     """The first sentence of a question, without Markdown."""
     text = " ".join(re.sub(r"[*`>]|\[(.*?)\]\(.*?\)", r"\1", question).split())
     first = re.split(r"(?<=[.;?:])\s", re.sub(r"^See the links [^.]*\. ", "", text))[0]
+    first = re.sub(":$", ".", first)
     return first if len(first) <= limit else first[:limit].rsplit(" ", 1)[0] + " …"
 
 
 def answer(text: str, words: int) -> str:
     """The first sentences of an answer, without its label and what refers to other places."""
     text = re.sub(r"(?s:<!--.*?-->|<details>.*?</details>)|^[#>].*$", "", text, flags=re.M)
-    text = text.replace("**Answer.**", "").replace("**Answer, ", "**")
+    text = text.replace("**Answer.**", "")
+    text = re.sub(r"\*\*Answer, (.)", lambda match: f"**{match[1].upper()}", text)
     paragraph = ASIDE.sub("", " ".join(text.strip().split("\n\n")[0].split()))
     kept: list[str] = []
     for sentence in re.split(r"(?<=[.!?])\s+(?=\W*[A-ZΑ-Ω0-9])", paragraph):

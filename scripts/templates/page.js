@@ -10,6 +10,8 @@ all("div.sourceCode, .code pre").filter(block => !block.parentElement.closest(".
 });
 // What scrolls sideways can be reached by keyboard; nothing else is a tab stop.
 all("pre, .scroll, math").forEach(block => { if (block.scrollWidth > block.clientWidth + 1) block.tabIndex = 0; });
+// A phone shows results first: code opens at a touch.
+if (matchMedia("(max-width: 40rem)").matches) all("details.code").forEach(block => { block.open = false; });
 const contents = document.querySelector(".contents");
 if (contents) {
   if (matchMedia("(max-width: 62rem)").matches) contents.open = false;
