@@ -59,7 +59,7 @@ def show(fig, caption: str, digits: int | None = 3, key: bool = False) -> None:
 
     digits : the output's text holds the numbers drawn, to so many significant digits, so that nbval
         compares figures too; None for a figure of numbers that differ between machines
-    key : the figure stands for its notebook in the short report
+    key : the figure stands for its notebook on the report's index
     """
     picture, width = _png(fig, bbox_inches="tight")
     content = {"image/png": picture, "text/plain": f"Figure: {caption}\n{drawn(fig, digits)}"}
@@ -159,7 +159,7 @@ def table(frame, caption: str, best=(), digits: int = 2, index: bool = True, key
 
     frame : a DataFrame of text, numbers, `metrics.Estimate` or `metrics.Difference`
     best : columns whose largest value is set bold; digits : decimals of numbers
-    key : the table stands for its notebook in the short report
+    key : marks a table that an answer rests on; pages show it like any other
     """
     text = frame.astype(object).map(lambda value: _cell(value, digits))
     rich = text.map(escaped).rename(escaped).rename(escaped, axis="columns")

@@ -144,10 +144,8 @@ def output_html(output: dict, number: str, counts: Counter) -> str:
     caption, thing = metadata.get("caption", ""), ""
     if "image/png" in data:
         thing, source = "Figure", "".join(data["image/png"])
-        width, alt = (
-            metadata.get("image/png", {}).get("width", ""),
-            html.escape(caption or "figure"),
-        )
+        width = metadata.get("image/png", {}).get("width", "")
+        alt = html.escape(caption or "figure")
         content = f'<img src="data:image/png;base64,{source}" alt="{alt}" width="{width}">'
     elif "text/html" in data:
         content = "".join(data["text/html"])

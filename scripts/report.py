@@ -268,9 +268,8 @@ class Run:
         """How many notebooks are to run, and how long that takes on the sample."""
         stale = [book for name, book in self.notebooks.items() if not self.is_unchanged(name)]
         minutes = math.ceil(sum(book.seconds for book in stale) / min(jobs, 2) / 60)
-        return (
-            f"{len(stale)} of {len(self.notebooks)} notebooks to run, {minutes} min on the sample"
-        )
+        many = f"{len(stale)} of {len(self.notebooks)} notebooks"
+        return f"{many} to run, {minutes} min on the sample"
 
     def execute(self, jobs: int) -> list[str]:
         """Bring all up to date, `jobs` at a time; returns the names of those that failed.
@@ -303,11 +302,8 @@ class Run:
         book, entries = self.notebooks[name], self.state["notebooks"]
         missing = [other for other in book.needs if entries.get(other, {}).get("problem")]
         if missing:
-            return name, {
-                "seconds": 0,
-                "problem": f"not run: it needs {missing[0]}",
-                "warnings": [],
-            }
+            problem = f"not run: it needs {missing[0]}"
+            return name, {"seconds": 0, "problem": problem, "warnings": []}
         if self.is_unchanged(name):
             keep_outputs(book, nbformat.read(self.target(name), 4), self.target(name))
             return name, entries[name]
